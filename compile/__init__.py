@@ -1,0 +1,1 @@
+"""Backends, parity, the choice of the fastest artifact that is still the same network, and the bundle."""

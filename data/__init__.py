@@ -1,0 +1,1 @@
+"""Blur/sharp pairs: readers, synthesis, crops."""

@@ -1,0 +1,1 @@
+"""Data readers, found by the name of their file."""

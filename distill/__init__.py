@@ -1,0 +1,1 @@
+"""Teachers and the students distilled from them."""

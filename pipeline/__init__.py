@@ -1,0 +1,1 @@
+"""The spine: contract, configuration, plan, store, gates, runner, reports, command line."""

@@ -1,0 +1,1 @@
+"""Symmetric int8: calibration, quantization-aware training, Q/DQ export."""

@@ -1,0 +1,1 @@
+"""Boards, one YAML each, and the latency estimator."""
