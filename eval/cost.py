@@ -60,7 +60,7 @@ def count_params(module: torch.nn.Module) -> int:
 
 
 def cost_measurements(module: torch.nn.Module, path: Path | None = None) -> list[Measurement]:
-    """params (M), macs (G, at 3x256x256) and, when ``path`` is given, size (MB, 10**6 bytes) of the file or folder."""
+    """Params (M), macs (G, at 3x256x256) and, when ``path`` is given, size (MB, 10**6 bytes) of the file or folder."""
     frame = {"frame": f"{MACS_SIDE}x{MACS_SIDE}"}
     rows = [
         Measurement("params", count_params(module) / 1e6, "M", Better.LOWER, 1, Evidence.HOST),
@@ -70,7 +70,7 @@ def cost_measurements(module: torch.nn.Module, path: Path | None = None) -> list
 
 
 def size_measurement(path: Path) -> Measurement:
-    """size in MB (10**6 bytes) of a file, or of all files of a folder."""
+    """Size in MB (10**6 bytes) of a file, or of all files of a folder."""
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     total = sum(p.stat().st_size for p in files)
     return Measurement("size", total / 1e6, "MB", Better.LOWER, 1, Evidence.HOST)
@@ -89,6 +89,7 @@ def onnx_layers(path: Path, height: int, width: int) -> list[LayerCost]:
 
     Raises:
         StageFailed: the file's shapes cannot be inferred at that size.
+
     """
     import onnx
 
@@ -119,7 +120,9 @@ def _layers(model: Any, path: Path) -> Iterator[LayerCost]:
             continue
         out = shapes.get(node.output[0], ())
         if not out or 0 in out:
-            raise StageFailed(str(path), f"the shape of '{node.output[0]}' ({node.op_type}) cannot be inferred", "export with constant sizes")
+            raise StageFailed(
+                str(path), f"the shape of '{node.output[0]}' ({node.op_type}) cannot be inferred", "export with constant sizes"
+            )
         yield _layer(node, out, shapes, weights, producers)
 
 

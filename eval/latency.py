@@ -69,6 +69,7 @@ def compare(
 
     Raises:
         StageFailed: no function given.
+
     """
     if not calls:
         raise StageFailed("eval.latency", "nothing to measure", "pass at least one function")

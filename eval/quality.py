@@ -118,6 +118,7 @@ def evaluate(restore: Restorer, source: PairSource, samples_dir: Path | None = N
 
     Raises:
         StageFailed: empty source, or a restorer that changes the size or the dtype.
+
     """
     if len(source) == 0:
         raise StageFailed("eval.quality", "the data set has no pairs", "give a data set with at least one pair")
@@ -150,7 +151,9 @@ def to_batch(image: Image) -> NDArray[np.float32]:
 def to_image(batch: NDArray[np.float32]) -> Image:
     """float32 [1, 3, H, W] -> uint8 [H, W, 3], clamped to [0, 1] and rounded; a NaN raises, it is never painted black."""
     if not np.isfinite(batch).all():
-        raise StageFailed("eval.quality", "the network returned NaN or infinity", "look at the stage before: its weights or scales are broken")
+        raise StageFailed(
+            "eval.quality", "the network returned NaN or infinity", "look at the stage before: its weights or scales are broken"
+        )
     out: Image = np.rint(np.clip(batch[0], 0.0, 1.0).transpose(1, 2, 0) * 255.0).astype(np.uint8)
     return np.ascontiguousarray(out)
 

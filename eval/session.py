@@ -75,6 +75,7 @@ class Session(ABC):
 
         Raises:
             StageFailed: closed session, or an input of another rank, dtype or size.
+
         """
         if not self._open:
             raise StageFailed(type(self).__name__, "session is closed", "open it again")

@@ -30,6 +30,7 @@ class PipelineError(Exception):
         where: file, key or object that is wrong, e.g. ``pipeline.yaml: stages.prune.with.ratio``.
         what: what is wrong with it, with the value.
         hint: the one next step.
+
     """
 
     exit_code: ClassVar[int] = EXIT_BUG

@@ -103,6 +103,7 @@ def load_target(name: str) -> Target:
 
     Raises:
         UsageError: unknown name, missing file, or a file that does not fit the schema.
+
     """
     is_path = name.endswith((".yaml", ".yml")) or "/" in name
     path = Path(name) if is_path else TARGETS_DIR / f"{name}.yaml"

@@ -32,18 +32,25 @@ _CORE_FORMS = (  # YAML 1.2 core schema, section 10.3.2; the characters are thos
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 scalars and unique keys."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - shadows the 1.1 table of the base class
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping; a key that occurs twice is an error at its second place."""
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key}' occurs twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """An integer of YAML 1.2: decimal also with a leading zero, 0o for octal, 0x for hexadecimal."""
+        text: str = node.value
+        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 for _tag, _pattern, _first in _CORE_FORMS:
     for _char in [*_first, ""] if _tag == "null" else _first:
@@ -55,6 +62,7 @@ def load_yaml(path: Path) -> Any:
 
     Raises:
         UsageError: the file is missing, unreadable, not UTF-8, or not YAML; says line and column.
+
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -68,7 +76,7 @@ def load_yaml(path: Path) -> Any:
 def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML text; ``where`` names it in errors."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
@@ -88,6 +96,7 @@ def validate(model: type[M], value: Any, where: str, prefix: str = "") -> M:
 
     Raises:
         UsageError: with the dotted path of the first wrong key and, for an unknown one, the nearest known.
+
     """
     if not isinstance(value, dict):
         raise UsageError(f"{where}: {prefix}" if prefix else where, f"is {_kind(value)}, not a mapping", "write 'key: value' lines there")

@@ -1,0 +1,66 @@
+"""The command line: verbs found in ``pipeline/verbs/``, and every outcome mapped to an exit code in one place."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+from pipeline import verbs
+from pipeline.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, PipelineError, UsageError
+
+
+def build_app() -> typer.Typer:
+    """The application with every verb registered."""
+    app = typer.Typer(
+        name="pipeline",
+        help="Distil, prune, quantize and compile an image-deblurring network for an edge device, and prove every step.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for module in sorted(m.name for m in pkgutil.iter_modules(verbs.__path__)):
+        importlib.import_module(f"{verbs.__name__}.{module}").register(app)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code (see ``pipeline.errors``)."""
+    try:
+        command = typer.main.get_command(build_app())
+        code = command.main(args=list(arguments) if arguments is not None else None, prog_name="python -m pipeline", standalone_mode=False)
+        return int(code or EXIT_OK)
+    except PipelineError as e:
+        return _say(e)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except TyperException as e:
+        return _usage(e)
+    except BrokenPipeError:
+        return EXIT_OK
+    except Exception:  # noqa: BLE001 - the one place that turns a bug into an exit code
+        traceback.print_exc()
+        print("internal error: this is a bug, please report it with the lines above and your pipeline file", file=sys.stderr)
+        return EXIT_BUG
+
+
+def _say(error: PipelineError) -> int:
+    print(error, file=sys.stderr)
+    return error.exit_code
+
+
+def _usage(error: TyperException) -> int:
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if not message or type(error).__name__ == "NoArgsIsHelpError":
+        print(message or error, file=sys.stderr)
+        return UsageError.exit_code
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "python -m pipeline"
+    return _say(UsageError(where, message[:1].lower() + message[1:].rstrip("."), f"{where} --help"))

@@ -1,0 +1,67 @@
+"""``plan``: what a run would do, and why, without doing it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.verbs.run import PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, open_plan, workspace_of
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    text = "Show what 'run' would run or restore, and why.\n\nExample: python -m pipeline plan pipeline.yaml --target host"
+    app.command("plan", help=text)(plan)
+
+
+def plan(
+    pipeline: PipelineArg,
+    target: TargetOpt,
+    overrides: SetOpt = [],  # noqa: B006 - typer wants a literal
+    workspace: WorkspaceOpt = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show what 'run' would run or restore, and why."""
+    made = open_plan(pipeline, target, overrides)
+    rows = plan_rows(made, workspace_of(pipeline, workspace))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("stage", "uses", "needs", "data", "would be", "why", title=f"{made.path.name} for {made.target.name}")
+    for row in rows:
+        table.add_row(row["id"], row["uses"], ", ".join(row["needs"]), ", ".join(row["data"]), row["action"], row["why"])
+    Console().print(table)
+
+
+def plan_rows(made: Plan, workspace: Path) -> list[dict[str, Any]]:
+    """One row a stage: id, uses, needs, data, action (run or restored), why, key where it is known."""
+    from pipeline.key import key_of, key_parts
+    from pipeline.store import Store
+
+    store, known, rows = Store(workspace / "store"), dict[str, dict[str, str]](), []
+    for stage in made.stages:
+        row: dict[str, Any] = {"id": stage.id, "uses": stage.uses, "needs": [f"{a}.{b}" for a, b in stage.needs.values()]}
+        row |= {"data": list(stage.spec.data), "key": None}
+        waiting = sorted({source for source, _ in stage.needs.values() if source not in known})
+        if waiting:
+            row |= {"action": "run", "why": f"{waiting[0]} runs before it"}
+        else:
+            inputs = {name: known[source][output] for name, (source, output) in stage.needs.items()}
+            row["key"] = key_of(key_parts(made, stage, inputs))
+            stored = store.load(row["key"]) if stage.spec.cacheable else None
+            if stored is None:
+                row |= {"action": "run", "why": "no stored result with its key"}
+            else:
+                known[stage.id] = {name: o["sha256"] for name, o in stored["outputs"].items()}
+                row |= {"action": "restored", "why": f"result of {stored['measured_at']}"}
+        rows.append(row)
+    return rows

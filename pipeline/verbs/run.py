@@ -1,0 +1,131 @@
+"""``run``: the whole pipeline, or the part of it that is asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.contract import Evidence, Progress, Verdict
+from pipeline.errors import GateFailed, GateUnproven, PipelineError, UsageError
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+    from pipeline.rundir import RunDir
+    from pipeline.runner import RunResult
+
+PipelineArg = Annotated[Path, typer.Argument(help="the pipeline file", metavar="PIPELINE")]
+TargetOpt = Annotated[str, typer.Option("--target", help="a shipped target (see 'targets') or the path of a target YAML")]
+SetOpt = Annotated[list[str], typer.Option("--set", help="override one value: stages.prune.with.ratio=0.3", metavar="PATH=VALUE")]
+WorkspaceOpt = Annotated[
+    Path | None, typer.Option("--workspace", help="where results and runs are kept; '.pipeline' beside PIPELINE when left out")
+]
+
+
+def open_plan(pipeline: Path, target: str, overrides: list[str]) -> Plan:
+    """The plan of a pipeline file for a target, everything validated."""
+    from pipeline.config import load_pipeline
+    from pipeline.plan import make_plan
+    from pipeline.target import load_target
+
+    return make_plan(pipeline, load_pipeline(pipeline, tuple(overrides)), load_target(target))
+
+
+def workspace_of(pipeline: Path, workspace: Path | None) -> Path:
+    """The workspace: as given, or ``.pipeline`` beside the pipeline file."""
+    return (workspace or pipeline.resolve().parent / ".pipeline").resolve()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("run", help="Run a pipeline for a target.\n\nExample: python -m pipeline run pipeline.yaml --target jetson-xavier")(run)
+
+
+def run(
+    pipeline: PipelineArg,
+    target: TargetOpt,
+    from_: Annotated[str | None, typer.Option("--from", help="restore every stage before this one, or refuse", metavar="STAGE")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="stop after this stage", metavar="STAGE")] = None,
+    force: Annotated[list[str], typer.Option("--force", help="run this stage although a result is stored", metavar="STAGE")] = [],  # noqa: B006 - typer wants a literal
+    overrides: SetOpt = [],  # noqa: B006
+    workspace: WorkspaceOpt = None,
+    require_evidence: Annotated[
+        str | None, typer.Option("--require-evidence", help="'target': gates on speed need numbers measured on the device")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="only the result")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print report.json instead of the summary")] = False,
+) -> None:
+    """Run a pipeline for a target."""
+    from pipeline.runner import Runner, RunOptions
+
+    if require_evidence not in (None, "target"):
+        raise UsageError("--require-evidence", f"unknown evidence '{require_evidence}'", "the one kind that can be required is 'target'")
+    plan = open_plan(pipeline, target, overrides)
+    options = RunOptions(from_, until, tuple(force), Evidence.TARGET if require_evidence else None)
+    options.check(plan)
+    silent = quiet or as_json
+    runner = Runner(plan, workspace_of(pipeline, workspace), _progress_factory(silent), _say if not silent else _drop)
+    _say_head(plan, runner.run_dir, silent)
+    result = runner.run(options)
+    _finish(result, as_json)
+
+
+def _progress_factory(quiet: bool) -> Callable[[str, int, int, Path, Callable[..., None]], Progress]:
+    from pipeline.progress import StageProgress
+
+    def make(stage: str, number: int, total: int, log: Path, event: Callable[..., None]) -> Progress:
+        return StageProgress(f"[{number}/{total}] {stage}", log, event, quiet=quiet)
+
+    return make
+
+
+def _say_head(plan: Plan, run_dir: RunDir, quiet: bool) -> None:
+    if not quiet:
+        names = " → ".join(s.id for s in plan.stages)
+        print(f"{plan.path.name} for {plan.target.name} ({plan.target.title}): {names}\nrun directory: {run_dir.path}", flush=True)
+
+
+def _finish(result: RunResult, as_json: bool) -> None:
+    from pipeline.runner import exit_error
+
+    if as_json:
+        print(json.dumps(result.report, indent=1))
+    else:
+        from rich.console import Console
+
+        from pipeline.report import print_summary
+
+        print_summary(result.report, Console())
+        print(f"report: {result.path / 'report.html'}")
+    if result.error is not None:
+        raise result.error
+    unmet = exit_error(result.records)
+    if unmet is not None:
+        raise _gate_error(*unmet)
+
+
+def _gate_error(stage: str, outcome: object) -> PipelineError:
+    from pipeline.gates import Outcome
+
+    if not isinstance(outcome, Outcome):
+        raise TypeError(type(outcome))
+    rule = f"{outcome.metric} {outcome.rule} {outcome.bound:g} {outcome.unit}".rstrip()
+    rule += f" against {outcome.against}" if outcome.against else ""
+    if outcome.verdict is Verdict.UNPROVEN:
+        hint = "bring the missing evidence (a bench on the device), or do not require it"
+        return GateUnproven(f"stage {stage}", f"gate '{rule}' is unproven: {outcome.reason}", hint)
+    value = "NaN" if outcome.value is None or outcome.value != outcome.value else f"{outcome.value:.4g}"
+    hint = "report.html shows by how much and on which images; change the stage's settings, or the bound if it asks too much"
+    return GateFailed(f"stage {stage}", f"gate '{rule}' is not met, it is {value} {outcome.unit}".rstrip(), hint)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True, file=sys.stdout)
+
+
+def _drop(line: str) -> None:
+    del line

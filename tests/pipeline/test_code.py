@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import code
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch):
+    name = f"pkg_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / name).mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(**files: str) -> str:
+        for file, text in files.items():
+            (tmp_path / name / f"{file}.py").write_text(text.replace("PKG", name))
+        code._read.cache_clear()
+        code._source.cache_clear()
+        return code.code_digest(f"{name}.a")
+
+    write.name = name
+    yield write
+    sys.modules.pop(name, None)
+
+
+def test_docstrings_comments_and_layout_do_not_count(package):
+    base = package(__init__="", a='"""Doc."""\nx = 1  # why\n\n\ndef f():\n    """Doc."""\n    return 1\n')
+    assert base == package(a='"""Other."""\nx=1\ndef f():\n\n    return 1\n')
+    assert base != package(a="x = 2\ndef f():\n    return 1\n")
+
+
+def test_the_import_closure_counts_also_inside_functions(package):
+    base = package(__init__="", a="def f():\n    from PKG import b\n", b="from .c import y\n", c="y = 1\n", d="z = 1\n")
+    assert base == package(d="z = 2\n")
+    assert base != package(c="y = 2\n")
+
+
+def test_a_package_s_own_init_counts(package):
+    assert package(__init__="A = 1\n", a="x = 1\n") != package(__init__="A = 2\n")
+
+
+def test_extra_packages_count_with_all_their_modules(package):
+    package(__init__="", a="x = 1\n", d="z = 1\n")
+    base = code.code_digest("pipeline.contract", [package.name])
+    package(d="z = 2\n")
+    assert base != code.code_digest("pipeline.contract", [package.name])
+
+
+def test_the_spine_and_installed_packages_do_not_count():
+    assert code.code_digest("pipeline.errors") == code.code_digest("yaml") == code.code_digest("json")
+
+
+def test_stages_of_this_project_have_different_digests():
+    assert code.code_digest("tests.pipeline.toy_source") != code.code_digest("tests.pipeline.toy_next")
