@@ -14,6 +14,7 @@ class Bars:
     Args:
         title: shown before every bar.
         console: an interactive console.
+
     """
 
     def __init__(self, title: str, console: Console) -> None:

@@ -63,4 +63,4 @@ def _usage(error: TyperException) -> int:
         return UsageError.exit_code
     context = getattr(error, "ctx", None)
     where = context.command_path if context is not None else "python -m pipeline"
-    return _say(UsageError(where, message[:1].lower() + message[1:].rstrip("."), f"{where} --help"))
+    return _say(UsageError(where, message[:1].lower() + message[1:].rstrip("."), f"see '{where} --help'"))

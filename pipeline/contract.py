@@ -184,7 +184,13 @@ class ReaderSpec:
 
 
 class Progress(Protocol):
-    """How a stage talks while it runs."""
+    """How a stage talks while it runs. The runner opens one for each stage and closes it by leaving ``with``."""
+
+    def __enter__(self) -> Progress:
+        """The progress itself."""
+
+    def __exit__(self, *exc: object) -> None:
+        """Take the display off the terminal."""
 
     def log(self, text: str) -> None:
         """One line for the log file (and the terminal when verbose)."""

@@ -33,7 +33,8 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """The gate's entry in report.json."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"verdict": str(self.verdict)}
+        finite = self.value if self.value is not None and math.isfinite(self.value) else None
+        return {name: getattr(self, name) for name in self.__slots__} | {"verdict": str(self.verdict), "value": finite}
 
 
 def judge(

@@ -114,6 +114,7 @@ class StageProgress:
         verbose: lines given to ``log`` also appear on the terminal.
         console: where to show; standard output by default.
         clock: monotonic seconds.
+
     """
 
     _open: ClassVar[weakref.ref[StageProgress] | None] = None

@@ -187,7 +187,8 @@ class Runner:
         view = TargetView(self.plan.target, stage.spec.reads_target)
         data = {role: self.plan.data[role] for role in stage.spec.data}
         context = StageContext(stage.config, inputs, workdir, view, data, self.plan.seed, progress)
-        result = _guarded(stage, context, folder / "log.txt")
+        with progress:
+            result = _guarded(stage, context, folder / "log.txt")
         seconds = time.monotonic() - begin
         outputs = {name: self.store.seal(output) for name, output in result.outputs.items()}
         stored = _to_store(result, outputs, seconds)

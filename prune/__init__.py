@@ -1,1 +1,1 @@
-"""Structured channel pruning."""
+"""Structured channel pruning with recovery fine-tuning, judged by what it saves."""

@@ -1,1 +1,1 @@
-"""Symmetric int8: calibration, quantization-aware training, Q/DQ export."""
+"""Symmetric int8: fake-quantization, calibration, quantization-aware training, and the ONNX files that runtimes read."""

@@ -22,6 +22,7 @@ def render_markdown(report: Mapping[str, Any], run_dir: Path) -> str:
 
     Raises:
         UsageError: the report is of another schema.
+
     """
     from pipeline.report.markdown import render
     from pipeline.report.view import build
@@ -38,6 +39,7 @@ def render_html(report: Mapping[str, Any], run_dir: Path) -> str:
 
     Raises:
         UsageError: the report is of another schema.
+
     """
     from pipeline.report.crops import worst_crops
     from pipeline.report.html import render
@@ -51,6 +53,7 @@ def print_summary(report: Mapping[str, Any], console: Console) -> None:
 
     Raises:
         UsageError: the report is of another schema.
+
     """
     from pipeline.report.terminal import show
     from pipeline.report.view import build

@@ -60,6 +60,7 @@ def worst_crops(report: Mapping[str, Any], run_dir: Path, rows: int = ROWS, side
         run_dir: the run's folder, with ``samples/blurred`` and ``samples/sharp``.
         rows: how many images.
         side: side of the window in pixels; less where the image is smaller.
+
     """
     folders = _sample_folders(report, run_dir)
     sharp, blurred = run_dir / "samples" / "sharp", run_dir / "samples" / "blurred"
@@ -154,9 +155,10 @@ def _read(path: Path) -> NDArray[np.uint8] | None:
     import cv2
     import numpy as np
 
-    if not path.is_file():
+    content = np.fromfile(path, np.uint8) if path.is_file() else np.empty(0, np.uint8)
+    if not content.size:
         return None
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR)
     return None if image is None else image.astype(np.uint8, copy=False)
 
 

@@ -79,7 +79,8 @@ def _candidate_cells(row: CandidateRow) -> list[str]:
     m = row.measured
     verdict = "**chosen**" if row.chosen else "lost"
     numbers = (_number(m["psnr"]), _number(m["size"]), _latencies(row))
-    return [_text(row.name), _text(row.backend), _text(row.precision), *numbers, verdict, _text(row.reason)]
+    reason = f"{row.reason} ({row.others})" if row.others else row.reason
+    return [_text(row.name), _text(row.backend), _text(row.precision), *numbers, verdict, _text(reason)]
 
 
 def _verdict(verdict: str) -> str:

@@ -66,6 +66,7 @@ def read_measurements(entries: Iterable[Mapping[str, Any]], target: str) -> Meas
     Args:
         entries: the ``measurements`` list of a stage or candidate.
         target: the target's name, for saying where an estimate belongs.
+
     """
     columns: dict[str, Number] = {}
     others: list[Other] = []

@@ -81,6 +81,7 @@ def number(value: object, unit: str = "", *, metric: str = "", signed: bool = Fa
         metric: measurement name; decides digits where the unit does not.
         signed: write a plus before positive values.
         hint: kept for a tooltip.
+
     """
     parsed = parse(value)
     if parsed is None:

@@ -39,6 +39,11 @@ class CandidateRow:
     reason: str
     measured: Measured
 
+    @property
+    def others(self) -> str:
+        """What was measured beside quality, size and latency, as text."""
+        return ", ".join(f"{o.name} {o.number.text}" for o in self.measured.others)
+
 
 @dataclass(frozen=True, slots=True)
 class StageRow:
@@ -115,6 +120,7 @@ def build(report: Mapping[str, Any]) -> RunView:
 
     Raises:
         UsageError: the report is of another schema.
+
     """
     if report.get("schema") != SCHEMA:
         what = f"has schema {report.get('schema')!r}, this version reads {SCHEMA}"

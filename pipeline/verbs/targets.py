@@ -21,14 +21,9 @@ def targets(as_json: Annotated[bool, typer.Option("--json", help="print every fi
     if as_json:
         print(json.dumps([t.model_dump(mode="json") for t in found], indent=1))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("target", "what it is", "backends", "frame", "budget", "opset", "channels", "python")
-    table.columns[0].no_wrap = True
+    width = max(len(t.name) for t in found)
     for t in found:
-        backends = ", ".join(f"{b.use} ({' '.join(b.precisions)})" for b in t.backends)
-        budget = f"{t.latency_budget_ms:g} ms"
-        frame = f"{t.frame.width}x{t.frame.height}"
-        table.add_row(t.name, t.title, backends, frame, budget, f"<= {t.opset}", f"x{t.channel_multiple}", t.python)
-    Console().print(table)
+        backends = " · ".join(" ".join([b.use, *b.precisions]) for b in t.backends)
+        limits = f"{t.frame.width}x{t.frame.height} in {t.latency_budget_ms:g} ms · opset <= {t.opset} · channels x{t.channel_multiple}"
+        print(f"{t.name:<{width}}  {t.title}\n{'':<{width}}  {limits}\n{'':<{width}}  {backends}")
+    print("\nA target of your own: --target path/to/board.yaml")

@@ -112,7 +112,9 @@ def example_report() -> dict[str, Any]:
             gates=[gate("psnr", "drop_at_most", 0.3, 0.35, "failed", against="distill", unit="dB")],
             candidates=[
                 candidate("ratio-0.3", False, "0.62 dB below distill, allowed 0.30 dB", measurement("psnr", 26.59, "dB")),
-                candidate("ratio-0.2", True, "1.26× faster, the mildest ratio that pays", measurement("psnr", 26.86, "dB")),
+                candidate(
+                    "ratio-0.2", True, "the mildest ratio that pays", measurement("speedup", 1.26, "x"), measurement("psnr", 26.86, "dB")
+                ),
             ],
             notes=["Retreated from ratio 0.3 to 0.2: the gate on PSNR failed."],
             outputs=samples_output("prune"),

@@ -1,0 +1,5 @@
+"""Apache TVM (Relax): fp32 for CPUs, compiled here for this machine or for the target's."""
+
+from compile.tvm.backend import TvmBackend
+
+BACKEND = TvmBackend()

@@ -1,0 +1,156 @@
+"""The TVM backend: build for a CPU, open and run on this one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from compile.source import write_fixed
+from compile.tvm.link import link_shared
+from eval.session import Backend, BuildRequest, Built, Session
+from pipeline.errors import StageFailed
+from pipeline.machine import cores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+_X86 = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512bf16", "avx512fp16")
+_ARM = ("dotprod", "fullfp16", "i8mm", "sve", "sve2")
+
+
+class TvmBackend(Backend):
+    """fp32 networks of fixed size as one shared library with the weights inside."""
+
+    name: ClassVar[str] = "tvm"
+    toolchain: ClassVar[tuple[str, ...]] = ("apache-tvm", "apache-tvm-ffi", "ziglang")
+
+    def missing(self) -> str:
+        """Empty when TVM and its linker are installed."""
+        found = all(importlib.util.find_spec(name) for name in ("tvm", "tvm_ffi", "ziglang"))
+        return "" if found else 'pip install -e ".[tvm]"'
+
+    def _build(self, request: BuildRequest) -> Built:
+        if request.precision != "fp32":
+            raise StageFailed("compile.tvm", f"has no {request.precision}", "list fp32 for this backend in the target file")
+        kind = target_dict(request)
+        lowered, executable = _compiled(request, kind)
+        out = request.workdir / f"tvm-fp32-{kind['mcpu']}.so"
+        arch, system = _arch_and_system(kind["mtriple"])
+
+        def fcompile(path: str, objects: list[str], options: object = None, **_: object) -> None:
+            link_shared(Path(path), list(objects), arch, system)
+
+        executable.export_library(str(out), fcompile=fcompile)
+        facts = {
+            **{"backend": "compile.tvm", "precision": "fp32", "height": request.height, "width": request.width},
+            **{"mtriple": kind["mtriple"], "mcpu": kind["mcpu"], "mattr": kind["mattr"]},
+            "runs_here": arch == platform.machine() and not _lacking(kind),
+            "source": "float",
+            "float_precision": "fp32",
+            "unscheduled": list(lowered.plain),
+        }
+        return Built(out, facts)
+
+    def _open(self, path: Path, facts: Mapping[str, Any], threads: int) -> Session:
+        arch = str(facts["mtriple"]).split("-")[0]
+        if arch != platform.machine():
+            raise StageFailed(str(path), f"is built for {arch}", f"this machine is {platform.machine()}: run it on the device")
+        lacking = _lacking(facts)
+        if lacking:
+            raise StageFailed(
+                str(path), f"is built for {facts['mcpu']}: this CPU lacks {', '.join(lacking)}", "run compile on this machine"
+            )
+        return TvmSession(path, int(facts["height"]), int(facts["width"]), threads)
+
+
+class TvmSession(Session):
+    """A loaded library.
+
+    Args:
+        path: the .so.
+        height: of its input in pixels.
+        width: likewise.
+        threads: CPU threads; 0 takes all cores.
+    """
+
+    def __init__(self, path: Path, height: int, width: int, threads: int) -> None:
+        super().__init__(height, width)
+        _prepare_thread_pool()
+        import tvm
+        from tvm import relax
+
+        self._threads = threads or cores()
+        self._set_threads = tvm.get_global_func("runtime.config_threadpool")
+        self._tensor = tvm.runtime.tensor
+        with tempfile.TemporaryDirectory() as tmp:  # a loader that has seen a path before hands out the old library
+            private = shutil.copy(path, Path(tmp) / f"{uuid.uuid4().hex}.so")
+            self._main = relax.VirtualMachine(tvm.runtime.load_module(str(private)), tvm.cpu())["main"]
+
+    def _run(self, lq: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._set_threads(1, self._threads)  # one pool serves every session of the process
+        out: NDArray[np.float32] = self._main(self._tensor(lq)).numpy()
+        return out
+
+
+def _prepare_thread_pool() -> None:
+    """Let TVM's pool have every core, and keep it from pinning this process to some of them; read when it first runs."""
+    os.environ.setdefault("TVM_NUM_THREADS", str(cores()))
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+
+def _compiled(request: BuildRequest, kind: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the lowered module and TVM's executable; whatever TVM cannot do becomes StageFailed."""
+    import tvm
+
+    from compile.tvm.lower import lower
+
+    target = tvm.target.Target(kind)
+    with tempfile.TemporaryDirectory() as tmp:
+        model = write_fixed(request, "float", Path(tmp) / "fixed.onnx")
+    try:
+        lowered = lower(model, target)
+        return lowered, tvm.compile(lowered.module, target=target)
+    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as e:  # TVM's errors derive from all of these
+        text = str(e).strip().splitlines()
+        raise StageFailed(
+            "compile.tvm", f"cannot compile this network ({text[-1] if text else type(e).__name__})", "use another backend"
+        ) from e
+
+
+def _lacking(facts: Mapping[str, Any]) -> list[str]:
+    """Instruction sets that a build for ``facts["mcpu"]`` may use and this CPU has not."""
+    import tvm
+    from tvm.target.codegen import llvm_cpu_has_features
+
+    built, here = (tvm.target.Target({"kind": "llvm", "mcpu": cpu}) for cpu in (str(facts["mcpu"]), _host_cpu()))
+    names = _X86 if platform.machine() == "x86_64" else _ARM
+    return [n for n in names if llvm_cpu_has_features(n, built) and not llvm_cpu_has_features(n, here)]
+
+
+def target_dict(request: BuildRequest) -> dict[str, Any]:
+    """The TVM target of a request: this machine's CPU, or the one that the target file describes."""
+    cpu = request.target.cpu
+    if request.for_host or cpu.mcpu == "native":
+        return {"kind": "llvm", "mtriple": f"{platform.machine()}-linux-gnu", "mcpu": _host_cpu(), "mattr": []}
+    return {"kind": "llvm", "mtriple": cpu.triple, "mcpu": cpu.mcpu, "mattr": list(cpu.features)}
+
+
+def _host_cpu() -> str:
+    from tvm.target.codegen import llvm_get_system_cpu
+
+    return str(llvm_get_system_cpu())
+
+
+def _arch_and_system(triple: str) -> tuple[str, str]:
+    parts = triple.split("-")
+    return parts[0], parts[-1]

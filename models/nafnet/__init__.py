@@ -1,0 +1,1 @@
+"""NAFNet (Chen et al., ECCV 2022)."""

@@ -1,0 +1,142 @@
+"""First scales from a calibration set: the float network's activations are seen twice, once for their range and once for their histogram.
+
+``percentile``: the 99.99th percentile of the magnitudes becomes 127 steps. ``mse``: the range that makes the squared rounding error
+least. Both halve the loss of plain min-max, whose range a single outlier decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.contract import Pair
+from pipeline.errors import StageFailed
+from quantize.fake import ActivationQuantizer
+from quantize.insert import quantizers, set_all_float, set_float
+from quantize.scheme import ACTIVATIONS
+
+Method = Literal["percentile", "mse"]
+Histograms = dict[str, "Histogram"]
+
+BINS = 4096
+PERCENTILE = 99.99
+
+
+class Histogram:
+    """How often which magnitude occurs in a tensor, in ``BINS`` equal bins from 0 to the largest.
+
+    Args:
+        largest: the largest magnitude, as a first pass found it.
+    """
+
+    def __init__(self, largest: float) -> None:
+        self.largest = largest
+        self.counts: NDArray[np.float64] = np.zeros(BINS)
+
+    def add(self, x: Tensor) -> None:
+        """Count the magnitudes of ``x``, float32 of any shape."""
+        if self.largest > 0:
+            self.counts += torch.histc(x.detach().abs().float(), BINS, 0.0, self.largest).numpy()
+
+    @property
+    def centres(self) -> NDArray[np.float64]:
+        """float64 [BINS]: the magnitude at the middle of each bin."""
+        return (np.arange(BINS, dtype=np.float64) + 0.5) * (self.largest / BINS)
+
+    def percentile(self, q: float) -> float:
+        """The magnitude that q per cent of the values do not exceed, to the width of a bin."""
+        cumulative = np.cumsum(self.counts)
+        if cumulative[-1] == 0:
+            return 0.0
+        return float((np.searchsorted(cumulative, cumulative[-1] * q / 100) + 1) * self.largest / BINS)
+
+    def best_range(self) -> float:
+        """The range [0, r] that, in 127 steps with clipping, has the least squared error over the counted values."""
+        ranges = self.largest * np.linspace(0.1, 1.0, 91)
+        scales = ranges[:, None] / ACTIVATIONS.high
+        centres = self.centres[None]
+        rounded = np.minimum(np.rint(centres / np.maximum(scales, 1e-30)), ACTIVATIONS.high) * scales
+        errors = ((rounded - centres) ** 2 * self.counts[None]).sum(1)
+        return float(ranges[int(np.argmin(errors))])
+
+
+def observe(network: nn.Module, images: Iterable[Tensor], progress: Callable[[int], None] = lambda done: None) -> Histograms:
+    """Histograms of the float activations over ``images``, by tensor name; tensors that share a scale are counted together.
+
+    Args:
+        network: prepared by ``quantize.insert``; its scales are left as they are.
+        images: float32 [1, 3, H, W] in [0, 1], sides multiples of the network's ``size_multiple``; read twice.
+        progress: told the number of forward passes done.
+
+    Raises:
+        StageFailed: no image, or an activation that is not finite.
+    """
+    batches = list(images)
+    if not batches:
+        raise StageFailed("quantize", "the calibration set is empty", "give data.calibrate at least one pair")
+    largest: dict[str, float] = {}
+
+    def see_range(quantizer: ActivationQuantizer, x: Tensor) -> None:
+        name = quantizer.leader.name
+        largest[name] = max(largest.get(name, 0.0), _finite(float(x.abs().max()), quantizer.name))
+
+    _watch(network, batches, see_range, progress)
+    found = {name: Histogram(value) for name, value in largest.items()}
+    _watch(network, batches, lambda quantizer, x: found[quantizer.leader.name].add(x), lambda done: progress(done + len(batches)))
+    return found
+
+
+def set_scales(network: nn.Module, histograms: Histograms, method: Method) -> None:
+    """Set every scale of a prepared network by ``method``, and round every tensor."""
+    set_float(network, ())
+    for quantizer in quantizers(network).values():
+        if quantizer.leader is quantizer:
+            histogram = histograms[quantizer.name]
+            top = histogram.percentile(PERCENTILE) if method == "percentile" else histogram.best_range()
+            quantizer.set_scale(top / ACTIVATIONS.high)
+
+
+def calibration_images(pairs: Iterable[Pair], multiple: int) -> Iterator[Tensor]:
+    """The blurred images of ``pairs``, cropped to multiples of ``multiple``: float32 [1, 3, H, W] in [0, 1]."""
+    for pair in pairs:
+        lq = pair.lq
+        height, width = (side // multiple * multiple for side in lq.shape[:2])
+        yield torch.from_numpy(lq[:height, :width].astype(np.float32) / 255).permute(2, 0, 1)[None].contiguous()
+
+
+def _watch(
+    network: nn.Module, batches: list[Tensor], see: Callable[[ActivationQuantizer, Tensor], None], progress: Callable[[int], None]
+) -> None:
+    with _hooked(network, see), torch.no_grad():
+        for done, batch in enumerate(batches, 1):
+            network(batch)
+            progress(done)
+
+
+@contextmanager
+def _hooked(network: nn.Module, see: Callable[[ActivationQuantizer, Tensor], None]) -> Iterator[None]:
+    set_all_float(network)
+
+    def hook(module: Any, args: tuple[Tensor, ...]) -> None:
+        see(module, args[0])
+
+    handles = [q.register_forward_pre_hook(hook) for q in quantizers(network).values() if not q.exact]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _finite(value: float, name: str) -> float:
+    if not np.isfinite(value):
+        raise StageFailed(
+            "quantize", f"the float network's tensor '{name}' is not finite on the calibration set", "look at the stage before"
+        )
+    return value

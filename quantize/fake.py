@@ -1,0 +1,179 @@
+"""Fake quantization: float modules that compute what int8 will, with gradients.
+
+Activations learn their step size (LSQ: Esser et al., "Learned Step Size Quantization", ICLR 2020); weights take theirs from the largest
+magnitude of each output channel at every step. While ONNX is exported, both leave a marker node of domain ``MARKER_DOMAIN`` in the graph,
+which ``quantize.emit`` replaces by QuantizeLinear / DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quantize.scheme import ACTIVATIONS, DEAD_CHANNEL, SMALLEST_SCALE, WEIGHTS, PerChannel, PerTensor
+
+MARKER_DOMAIN = "fake_quant"
+STEP_GAIN = 2.0
+"""scale = start * exp(STEP_GAIN * log_step): an optimiser that moves weights by 5e-4 a step moves a scale by 0.1 % of itself."""
+
+
+class _Marker(torch.autograd.Function):
+    """The identity; in an exported graph, one node that carries the quantizer's name."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
+        """A copy of ``x``."""
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, name: str) -> Any:
+        """The node."""
+        out = g.op(f"{MARKER_DOMAIN}::FakeQuant", x, name_s=name)
+        out.setType(x.type())
+        return out
+
+
+class ActivationQuantizer(nn.Module):
+    """Fake quantization of one activation tensor, per tensor, symmetric, zero point 0.
+
+    Args:
+        name: name of the tensor, unique in its network.
+        order: position of the tensor in the order of computation.
+        non_negative: the tensor cannot be negative (it follows a ReLU): an unsigned flavour may put its zero point at 0.
+        leader: the quantizer whose scale this one shares, e.g. that of an up-sampling's input.
+        exact: the values come unchanged from tensors on the leader's grid, so that rounding them again would change nothing.
+    """
+
+    granularity = PerTensor()
+
+    def __init__(
+        self, name: str, order: int, non_negative: bool = False, leader: ActivationQuantizer | None = None, exact: bool = False
+    ) -> None:
+        super().__init__()
+        self.name, self.order, self.non_negative, self.exact = name, order, non_negative, exact
+        self._leader = (leader,)  # in a tuple: torch must not register it as a child a second time
+        self._enabled = True
+        self._zero_point: Tensor
+        self.register_buffer("_zero_point", torch.zeros(1), persistent=False)
+        if leader is None:
+            self.start: Tensor
+            self.register_buffer("start", torch.ones(1))
+            self.log_step = nn.Parameter(torch.zeros(1))
+
+    @property
+    def leader(self) -> ActivationQuantizer:
+        """The quantizer that owns the scale: itself unless it shares."""
+        return self._leader[0] or self
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the tensor is rounded; tensors that share a scale are enabled together."""
+        return self.leader._enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self.leader._enabled = value
+
+    @property
+    def scale(self) -> Tensor:
+        """float32 [1], positive: the size of one integer step."""
+        owner = self.leader
+        scale: Tensor = owner.start * torch.exp(STEP_GAIN * owner.log_step)
+        return scale
+
+    def set_scale(self, scale: float) -> None:
+        """Start from this scale; what was learned so far is forgotten."""
+        owner = self.leader
+        with torch.no_grad():
+            owner.start.fill_(max(scale, SMALLEST_SCALE))
+            owner.log_step.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Round ``x``: float32 of any shape -> the same shape, on the grid of the scale."""
+        if not self.enabled:
+            return x
+        if torch.onnx.is_in_onnx_export():
+            marked: Tensor = _Marker.apply(x, self.name)  # type: ignore[no-untyped-call]
+            return marked
+        if self.exact:
+            return x
+        factor = (ACTIVATIONS.high * max(1, x.numel() // x.shape[0])) ** -0.5
+        return torch._fake_quantize_learnable_per_tensor_affine(x, self.scale, self._zero_point, ACTIVATIONS.low, ACTIVATIONS.high, factor)
+
+
+class WeightQuantization(nn.Module):
+    """What the two quantized convolutions share."""
+
+    weight: Tensor
+    name: str
+    granularity: PerChannel
+    source: tuple[ActivationQuantizer, ...]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it runs in int8: exactly when its input does."""
+        return self.source[0].enabled
+
+    def weight_scale(self) -> Tensor:
+        """float32 [output channels]: the largest magnitude of each channel over 127."""
+        axis = self.granularity.axis
+        other = [d for d in range(self.weight.ndim) if d != axis]
+        scale = self.weight.detach().abs().amax(other) / WEIGHTS.high
+        return scale.clamp_min(SMALLEST_SCALE).maximum(scale.max() * DEAD_CHANNEL)
+
+    def fake_weight(self) -> Tensor:
+        """The weight as int8 represents it; gradients pass straight through."""
+        scale = self.weight_scale()
+        zero = torch.zeros_like(scale, dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(self.weight, scale, zero, self.granularity.axis, WEIGHTS.low, WEIGHTS.high)
+
+    def integer_weight(self) -> Tensor:
+        """int8, the shape of the weight."""
+        shape = [1] * self.weight.ndim
+        shape[self.granularity.axis] = -1
+        with torch.no_grad():
+            return torch.round(self.fake_weight() / self.weight_scale().reshape(shape)).to(torch.int8)
+
+    def used_weight(self) -> Tensor:
+        """What the convolution multiplies with: the weight, its int8 form, or its marker while ONNX is exported."""
+        if not self.quantized:
+            return self.weight
+        if torch.onnx.is_in_onnx_export():
+            marked: Tensor = _Marker.apply(self.weight, f"{self.name}.weight")  # type: ignore[no-untyped-call]
+            return marked
+        return self.fake_weight()
+
+
+class QuantConv2d(WeightQuantization, nn.Conv2d):
+    """A convolution with int8 weights, per output channel (axis 0)."""
+
+    granularity = PerChannel(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As ``nn.Conv2d``."""
+        out: Tensor = self._conv_forward(x, self.used_weight(), self.bias)
+        return out
+
+
+class QuantConvTranspose2d(WeightQuantization, nn.ConvTranspose2d):
+    """A transposed convolution with int8 weights, per output channel (axis 1)."""
+
+    granularity = PerChannel(1)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """As ``nn.ConvTranspose2d`` without ``output_size``."""
+        padding: Any = self.padding
+        w = self.used_weight()
+        return F.conv_transpose2d(x, w, self.bias, self.stride, padding, self.output_padding, self.groups, self.dilation)
+
+
+def quantized_conv(conv: nn.Conv2d | nn.ConvTranspose2d, name: str, source: ActivationQuantizer) -> QuantConv2d | QuantConvTranspose2d:
+    """The int8 form of ``conv`` (its parameters are shared, not copied), fed by the tensor that ``source`` quantizes."""
+    cls: Any = QuantConv2d if isinstance(conv, nn.Conv2d) else QuantConvTranspose2d
+    out: QuantConv2d | QuantConvTranspose2d = cls.__new__(cls)
+    out.__dict__.update(conv.__dict__)  # its sizes, parameters and hooks, whatever torch keeps there
+    out.name, out.source = name, (source,)
+    return out

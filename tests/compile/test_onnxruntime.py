@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compile.onnxruntime import BACKEND
+from eval.session import BuildRequest, open_session
+from pipeline.errors import StageFailed
+from pipeline.target import Target
+from quantize.artifact import ModelFolder
+
+
+@pytest.fixture
+def request_(model_folder: Path, jetson: Target, tmp_path: Path) -> BuildRequest:
+    return BuildRequest(model_folder, "fp32", 96, 96, jetson, tmp_path / "build")
+
+
+@pytest.mark.parametrize(("precision", "name"), [("fp32", "float.onnx"), ("int8", "qdq_u8.onnx")])
+def test_the_artifact_is_the_file_and_takes_any_size(request_: BuildRequest, precision: str, name: str):
+    built = BACKEND.build(replace(request_, precision=precision))
+    assert built.path.read_bytes() == (request_.model / name).read_bytes()
+    assert (built.facts["height"], built.facts["runs_here"]) == (0, True)
+    with open_session(built.path, built.facts, threads=2) as session:
+        for size in ((64, 64), (72, 104)):
+            lq = np.full((1, 3, *size), 0.5, np.float32)
+            assert session.run(lq).shape == lq.shape
+
+
+def test_nan_in_is_nan_out(request_: BuildRequest):
+    built = BACKEND.build(request_)
+    lq = np.full((1, 3, 64, 64), np.nan, np.float32)
+    with open_session(built.path, built.facts) as session:
+        assert np.isnan(session.run(lq)).all()
+
+
+def test_a_closed_session_refuses(request_: BuildRequest):
+    built = BACKEND.build(request_)
+    session = open_session(built.path, built.facts)
+    session.close()
+    with pytest.raises(StageFailed, match="session is closed"):
+        session.run(np.zeros((1, 3, 64, 64), np.float32))
+
+
+def test_wrong_input_and_broken_file_are_named(request_: BuildRequest, tmp_path: Path):
+    built = BACKEND.build(request_)
+    with open_session(built.path, built.facts) as session, pytest.raises(StageFailed, match="input is float64"):
+        session.run(np.zeros((1, 3, 64, 64)))
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a network")
+    with pytest.raises(StageFailed, match="ONNX Runtime cannot load it"):
+        open_session(broken, built.facts)
+
+
+def test_unknown_precision_and_missing_int8_are_named(request_: BuildRequest, float_folder: Path):
+    with pytest.raises(StageFailed, match=r"has no fp16\nhint: it has: fp32, int8"):
+        BACKEND.build(replace(request_, precision="fp16"))
+    with pytest.raises(StageFailed, match="stayed in float"):
+        BACKEND.build(replace(request_, precision="int8", model=float_folder))
+
+
+def test_the_folder_fixture_is_a_real_one(model_folder: Path):
+    assert ModelFolder(model_folder).has_int8

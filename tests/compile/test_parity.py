@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from compile.parity import float_parity, integer_parity, output_psnr, parity_measurement, scale_differences, unproven
+from eval.quality import QualityResult
+from eval.session import Session
+from pipeline.contract import Verdict
+from pipeline.errors import StageFailed
+from quantize.artifact import ModelFolder
+
+
+class Adds(Session):
+    """A network that adds a constant."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self._value = np.float32(value)
+
+    def _run(self, lq: np.ndarray) -> np.ndarray:
+        return lq + self._value
+
+
+BATCHES = [np.full((1, 3, 8, 8), 0.5, np.float32)]
+
+
+def test_psnr_by_hand():
+    zero = np.zeros((1, 3, 4, 4), np.float32)
+    assert output_psnr(zero + np.float32(0.1), zero) == pytest.approx(20, abs=1e-4)
+    assert output_psnr(zero, zero) == 100.0
+    assert math.isnan(output_psnr(zero * np.nan, zero))
+    assert math.isnan(output_psnr(zero + np.inf, zero))
+    with pytest.raises(StageFailed, match="not the same network"):
+        output_psnr(zero, zero[..., :2])
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"), [(0, "passed"), (0.99e-3, "passed"), (1.01e-3, "failed"), (math.nan, "failed"), (math.inf, "failed")]
+)
+def test_float_parity_asks_for_60_db(error: float, verdict: str):
+    found = float_parity(Adds(error), Adds(0), BATCHES)
+    assert found.verdict is Verdict(verdict)
+    assert found.measurements[0].name == "parity_psnr"
+    assert "at least 60" in found.reason
+
+
+def test_the_worst_image_counts_and_nan_stays_nan():
+    assert parity_measurement([80.0, 61.0, 90.0]).value == 61.0
+    assert math.isnan(parity_measurement([80.0, math.nan]).value)
+    assert math.isnan(parity_measurement([]).value)
+
+
+def quality(*values: float) -> QualityResult:
+    return QualityResult(tuple("abc"[: len(values)]), values, values, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ((30.0, 28.0), "passed"),
+        ((30.05, 28.04), "passed"),
+        ((29.9, 27.99), "failed"),
+        ((30.2, 28.0), "failed"),
+        ((math.nan, 28.0), "failed"),
+    ],
+)
+def test_integer_parity_asks_for_equal_task_psnr(values: tuple[float, ...], verdict: str):
+    found = integer_parity(quality(*values), quality(30.0, 28.0), [], parity_measurement([50.0]))
+    assert found.verdict is Verdict(verdict)
+    assert [m.name for m in found.measurements] == ["parity_task_psnr", "parity_psnr"]
+
+
+def test_a_differing_scale_fails_whatever_the_quality():
+    found = integer_parity(quality(30.0), quality(30.0), ["activation stem"], parity_measurement([100.0]))
+    assert found.verdict is Verdict.FAILED
+    assert "activation stem" in found.reason
+
+
+def test_no_evidence_is_unproven():
+    assert unproven("it needs the board").verdict is Verdict.UNPROVEN
+
+
+@pytest.mark.parametrize("flavour", ["s8", "u8"])
+def test_the_written_scales_are_those_of_the_json(model_folder: Path, flavour: str):
+    folder = ModelFolder(model_folder)
+    scales = folder.scales()
+    assert len(scales["activations"]) > 10
+    assert scale_differences(folder.qdq(flavour), scales) == []
+
+
+@pytest.mark.parametrize("flavour", ["s8", "u8"])
+@pytest.mark.parametrize("kind", ["scale", "zero", "gone"])
+def test_one_changed_parameter_is_found(model_folder: Path, tmp_path: Path, flavour: str, kind: str):
+    folder = ModelFolder(model_folder)
+    scales = folder.scales()
+    name = next(n for n, a in scales["activations"].items() if a["shares"] == n and not a["non_negative"])
+    model = onnx.load(folder.qdq(flavour))
+    node = next(n for n in model.graph.node if n.name == f"{name}.quantize")
+    if kind == "gone":
+        node.name = "other"
+    else:
+        old = next(i for i in model.graph.initializer if i.name == node.input[1 if kind == "scale" else 2])
+        value = numpy_helper.to_array(old)
+        new = np.nextafter(value, np.float32(9)) if kind == "scale" else value + value.dtype.type(1)
+        node.input[1 if kind == "scale" else 2] = "changed"
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(new, value.dtype), "changed"))
+    onnx.save(model, tmp_path / "changed.onnx")
+    assert scale_differences(tmp_path / "changed.onnx", scales) == [f"activation {name}"]
+
+
+def test_one_changed_weight_scale_is_found(model_folder: Path):
+    folder = ModelFolder(model_folder)
+    scales = folder.scales()
+    name = next(iter(scales["weights"]))
+    scales["weights"][name]["scale"][0] = float(np.nextafter(np.float32(scales["weights"][name]["scale"][0]), np.float32(9)))
+    assert scale_differences(folder.qdq("s8"), scales) == [f"weight {name}"]

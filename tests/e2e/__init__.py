@@ -1,0 +1,1 @@
+"""The whole thing, with real parts and short settings."""

@@ -1,0 +1,160 @@
+"""The lint accepts what we write and names what is wrong with anything else."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from models.export import export_onnx
+from pipeline.errors import StageFailed
+from quantize.folder import write_folder
+from quantize.lint import QdqGraph, lint
+from tests.quantize.toys import SMALL, quantized, student
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folded, ready = quantized(student(**{**SMALL, "skip": "concat"}))
+    return write_folder(tmp_path_factory.mktemp("model") / "model", folded, "student", 17, ready)
+
+
+@pytest.fixture
+def model(folder):
+    return onnx.load(folder.qdq("s8"))
+
+
+def initializer(model, name):
+    return next(i for i in model.graph.initializer if i.name == name)
+
+
+def replace(model, name, array):
+    initializer(model, name).CopyFrom(numpy_helper.from_array(array, name))
+
+
+def node(model, name):
+    return next(n for n in model.graph.node if n.name == name)
+
+
+def check(model, folder, tmp_path, match, opset=17, partial=False):
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    with pytest.raises(StageFailed, match=match) as e:
+        lint(path, opset, folder.facts.quantized_convs, partial)
+    assert str(path) in str(e.value)
+    assert "TensorRT would not run it as int8" in str(e.value)
+
+
+def bypass(model, name):
+    """Take a Q/DQ pair out, so that its readers see the float tensor."""
+    quantize, dequantize = node(model, f"{name}.quantize"), node(model, f"{name}.dequantize")
+    for reader in model.graph.node:
+        for i, tensor in enumerate(reader.input):
+            if tensor == dequantize.output[0]:
+                reader.input[i] = quantize.input[0]
+
+
+def test_what_we_write_passes(folder):
+    lint(folder.qdq("s8"), 17, folder.facts.quantized_convs)
+
+
+def test_an_unquantized_graph_cannot_pass(folder, tmp_path):
+    check(onnx.load(folder.float), folder, tmp_path, f"0 quantized convolutions where {folder.facts.quantized_convs} are expected")
+    with pytest.raises(StageFailed, match="0 quantized convolutions where 1 are expected"):
+        lint(folder.float, 17, 0)
+
+
+def test_the_unsigned_flavour_cannot_pass(folder):
+    with pytest.raises(StageFailed, match=r"bias.dequantize is int32; .* and \d+ more"):
+        lint(folder.qdq("u8"), 17, folder.facts.quantized_convs)
+
+
+def test_a_newer_opset(model, folder, tmp_path):
+    check(model, folder, tmp_path, "opset 17 is above 16", opset=16)
+
+
+def test_a_missing_quantized_convolution(model, folder, tmp_path):
+    bypass(model, "stem.act")
+    check(model, folder, tmp_path, "quantized convolutions where .*has a quantized weight but a float input")
+
+
+def test_a_zero_point_that_is_not_zero(model, folder, tmp_path):
+    model.graph.initializer.append(numpy_helper.from_array(np.array(3, np.int8), "three"))
+    node(model, "stem.act.quantize").input[2] = "three"
+    check(model, folder, tmp_path, "stem.act.quantize has zero point 3")
+
+
+def test_no_zero_point(model, folder, tmp_path):
+    del node(model, "stem.act.quantize").input[2]
+    check(model, folder, tmp_path, "stem.act.quantize has no constant zero point, so it is unsigned")
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_a_scale_that_is_no_scale(model, folder, tmp_path, scale):
+    replace(model, "stem.act.scale", np.array(scale, np.float32))
+    check(model, folder, tmp_path, "stem.act.quantize has a scale that is not positive")
+
+
+def test_a_computed_scale(model, folder, tmp_path):
+    model.graph.node.insert(0, helper.make_node("Abs", ["stem.act.scale"], ["computed"], "abs"))
+    node(model, "stem.act.quantize").input[1] = "computed"
+    check(model, folder, tmp_path, "stem.act.quantize computes its scale")
+
+
+def test_weights_outside_of_the_symmetric_range(model, folder, tmp_path):
+    weight = numpy_helper.to_array(initializer(model, "stem.conv.weight.integers")).copy()
+    weight.flat[0] = -128
+    replace(model, "stem.conv.weight.integers", weight)
+    check(model, folder, tmp_path, "uses -128, below -127")
+
+
+def test_weights_quantized_per_tensor(model, folder, tmp_path):
+    replace(model, "stem.conv.weight.scale", np.array(0.1, np.float32))
+    replace(model, "stem.conv.weight.zero_point", np.array(0, np.int8))
+    check(model, folder, tmp_path, r"is not quantized per output channel \(axis 0\)")
+
+
+def test_weights_quantized_at_run_time(model, folder, tmp_path):
+    dequantize = node(model, "stem.conv.weight.dequantize")
+    integers, scale, zero = dequantize.input
+    weight = numpy_helper.to_array(initializer(model, integers)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "weight"))
+    model.graph.node.insert(0, helper.make_node("QuantizeLinear", ["weight", scale, zero], ["late"], "late", axis=0))
+    dequantize.input[0] = "late"
+    check(model, folder, tmp_path, "late quantizes a constant at run time; the weight of .* is not stored as int8")
+
+
+def test_a_bias_that_is_not_a_float_constant(model, folder, tmp_path):
+    conv = QdqGraph(folder.qdq("s8")).quantized_convs()[0].name
+    bias = node(model, conv).input[2]
+    model.graph.node.insert(0, helper.make_node("Abs", [bias], ["moved"], "abs"))
+    node(model, conv).input[2] = "moved"
+    check(model, folder, tmp_path, f"the bias of {conv} is not a float constant")
+
+
+def test_a_sum_of_a_quantized_and_a_float_tensor(model, folder, tmp_path):
+    bypass(model, "encoder.0.0.project.conv")
+    check(model, folder, tmp_path, "adds a quantized and a float tensor")
+    path = tmp_path / "model.onnx"
+    lint(path, 17, folder.facts.quantized_convs, partial=True)  # where tensors are float on purpose
+
+
+def test_two_scales_around_what_moves_values(model, folder, tmp_path):
+    for part in ("quantize", "dequantize"):
+        node(model, f"decoder.0.up.resize.{part}").input[1] = "stem.act.scale"
+    check(model, folder, tmp_path, "has not one scale before and behind it")
+
+
+def test_integers_that_go_elsewhere(model, folder, tmp_path):
+    quantize = node(model, "stem.act.quantize")
+    model.graph.node.append(helper.make_node("Cast", [quantize.output[0]], ["cast"], "cast", to=onnx.TensorProto.FLOAT))
+    check(model, folder, tmp_path, "the integers of stem.act.quantize do not go to a DequantizeLinear")
+
+
+def test_an_activation_quantized_per_channel(model, folder, tmp_path):
+    replace(model, "stem.act.scale", np.full(8, 0.1, np.float32))
+    check(model, folder, tmp_path, "is not quantized per tensor")
+
+
+def test_float_files_of_students_have_no_quantized_convolution(tmp_path):
+    export_onnx(student(), tmp_path / "float.onnx")
+    assert QdqGraph(tmp_path / "float.onnx").quantized_convs() == []

@@ -1,0 +1,252 @@
+"""The one training loop, on Lightning Fabric.
+
+A step is a pure function of the weights, the optimizer's state and the step's number: batches, random numbers and learning rate
+follow from the number. So a checkpoint needs nothing else to go on exactly, and any number of processes computes the same steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.contract import Progress
+from pipeline.errors import StageFailed, UsageError
+from train import state
+from train.batches import CropSource, IndexPlan, batches, worker_count
+from train.config import TrainConfig
+from train.determinism import deterministic, seeded, set_seeds
+from train.ema import Ema
+from train.job import FitReport, Job, Validate
+from train.launch import launch
+from train.logs import TrainingLog, running_means
+from train.schedule import learning_rate
+from train.step import LossFn, StepModule, adamw, lay_out, set_lr
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+CHECKPOINT_SHARE = 50
+"""A checkpoint that took t seconds to write is followed by at least this many times t without one."""
+
+
+def fit(
+    network: nn.Module,
+    loss_fn: LossFn,
+    dataset: CropSource,
+    config: TrainConfig,
+    workdir: Path,
+    progress: Progress,
+    *,
+    label: str,
+    extra_modules: Sequence[nn.Module] = (),
+    validate: Validate | None = None,
+    validate_steps: int = 0,
+    lr_scale: Mapping[str, float] | None = None,
+) -> FitReport:
+    """Train ``network`` in place, going on from ``workdir`` where an earlier call was interrupted; a finished one is only reloaded.
+
+    The same call gives the same weights, bit for bit, on the same machine, however often it was interrupted.
+
+    Args:
+        network: what is trained; afterwards on the CPU, in eval mode, holding the averaged weights when ``config.ema`` is set.
+        loss_fn: the loss (``train.step.LossFn``).
+        dataset: ``[k]`` for k below steps × batch.
+        config: settings.
+        workdir: keeps checkpoint.pt and tensorboard/.
+        progress: told of steps, loss and learning rate.
+        label: names the training in progress, logs and errors.
+        extra_modules: modules of the loss that are trained as well.
+        validate: called every ``validate_steps`` steps; its scalars are logged.
+        validate_steps: 0 never validates.
+        lr_scale: glob pattern over parameter names ("network.…", "extras.<i>.…") -> factor on the learning rate.
+
+    Raises:
+        StageFailed: the loss or the gradient is not finite; names the step.
+        UsageError: the batch cannot be shared equally by the processes.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    job = Job(network, loss_fn, dataset, config, workdir, label, tuple(extra_modules), validate, validate_steps, lr_scale or {})
+    report = _reload(job, progress)
+    if report is None:
+        report = launch(train, job, progress)
+        if report is None:  # trained in processes of its own
+            report = _reload(job, progress)
+    if report is None:
+        raise StageFailed(label, "training ended without a finished checkpoint", f"look for errors of its processes; state is in {workdir}")
+    return report
+
+
+def train(fabric: Fabric, job: Job, progress: Progress) -> FitReport:
+    """Train in this process, one of ``fabric.world_size``."""
+    with deterministic(job.config.deterministic), seeded(job.config.seed or 0):
+        report = _Training(fabric, job, progress).run()
+    fabric.barrier()
+    if not fabric.is_global_zero:  # running statistics differ between processes: the first one's are the result
+        _reload(job, progress)
+    return report
+
+
+class _Training:
+    """A training in progress."""
+
+    def __init__(self, fabric: Fabric, job: Job, progress: Progress) -> None:
+        self.fabric, self.job, self.progress, self.config = fabric, job, progress, job.config
+        self.layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        self.step_module = StepModule(job.network, job.extras, job.loss_fn).train()
+        lay_out(self.step_module, self.layout)
+        self.optimizer = adamw(self.step_module, self.config, job.lr_scale)
+        self.wrapped, self.fabric_optimizer = fabric.setup(self.step_module, self.optimizer)
+        self.ema = Ema(self.step_module, self.config.ema) if self.config.ema else None
+        self.done, self.seconds, self.waited, self.means = 0, 0.0, 0.0, dict[str, float]()
+        self.fingerprint = job.fingerprint()
+        self._resume()
+        self.first = self.done
+        self.saved_at, self.save_took = time.monotonic(), 0.0
+
+    def run(self) -> FitReport:
+        config, job = self.config, self.job
+        log = TrainingLog(job.workdir, self.progress, job.label, config.steps, self.first, config.log_steps, self.fabric.is_global_zero)
+        with log, contextlib.closing(self._batches()) as parts:
+            while self.done < config.steps:
+                begin = time.monotonic()
+                scalars = self._step(parts)
+                self.done += 1
+                self.seconds += time.monotonic() - begin
+                self.means = running_means(self.means, scalars, self.done)
+                log.step(self.done, scalars, self.means)
+                self._validate(log)
+                self._save_when_due()
+        return self._finish()
+
+    def _step(self, parts: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        config, lr = self.config, learning_rate(self.done, self.config)
+        set_lr(self.optimizer, lr)
+        sums: dict[str, float] = {}
+        for part in range(config.accumulate):
+            lq, gt = self._next(parts)
+            set_seeds(config.seed or 0, self.done, part, self.fabric.global_rank)
+            with self.fabric.no_backward_sync(self.wrapped, enabled=part < config.accumulate - 1):
+                loss, scalars = self.wrapped(lq, gt)
+                self.fabric.backward(loss / config.accumulate)
+            for name, value in {"loss": loss, **scalars}.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.accumulate
+        limit = config.clip or math.inf
+        norm: Any = self.fabric.clip_gradients(self.wrapped, self.fabric_optimizer, max_norm=limit, error_if_nonfinite=False)
+        self._require_finite(sums["loss"], float(norm), lr)
+        self.fabric_optimizer.step()
+        self.fabric_optimizer.zero_grad()
+        if self.ema:
+            self.ema.update(self.done + 1)
+        return {**sums, "lr": lr}
+
+    def _next(self, parts: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        begin = time.monotonic()
+        lq, gt = next(parts)
+        self.waited += time.monotonic() - begin
+        device = self.fabric.device
+        return tuple(t.to(device, memory_format=self.layout, non_blocking=True) for t in (lq, gt))  # type: ignore[return-value]
+
+    def _require_finite(self, loss: float, norm: float, lr: float) -> None:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = f"loss is {loss:g} and the gradient's norm {norm:g} in step {self.done} of {self.config.steps}"
+            raise StageFailed(self.job.label, what, f"lower its learning rate (train.lr is {self.config.lr:g}, here {lr:.2g})")
+
+    def _batches(self) -> Any:
+        config, world = self.config, self.fabric.world_size
+        if config.batch % (world * config.accumulate):
+            what = f"batch {config.batch} cannot be shared by {world} processes in {config.accumulate} parts each"
+            raise UsageError(f"{self.job.label}: train.batch", what, f"make it a multiple of {world * config.accumulate}")
+        on_gpu = self.fabric.device.type == "cuda"
+        plan = IndexPlan(config.steps, config.batch, config.accumulate, self.fabric.global_rank, world, self.done)
+        return _closable(batches(self.job.dataset, plan, worker_count(config, on_gpu, world), pin=on_gpu))
+
+    def _validate(self, log: TrainingLog) -> None:
+        every, validate = self.job.validate_steps, self.job.validate
+        if validate is None or not every or self.done % every or not self.fabric.is_global_zero:
+            return
+        self.step_module.eval()
+        with self.ema.applied() if self.ema else contextlib.nullcontext(), torch.no_grad():
+            scalars = validate(self.job.network)
+        self.step_module.train()
+        log.scalars(self.done, scalars)
+        self.progress.log(f"{self.job.label}, step {self.done}: " + ", ".join(f"{n} {v:.4g}" for n, v in scalars.items()))
+
+    def _save_when_due(self) -> None:
+        config, age = self.config, time.monotonic() - self.saved_at
+        by_step = config.checkpoint_steps and self.done % config.checkpoint_steps == 0
+        if by_step or age >= max(config.checkpoint_seconds, CHECKPOINT_SHARE * self.save_took):
+            self._save(finished=False)
+
+    def _save(self, finished: bool) -> None:
+        if self.fabric.is_global_zero:
+            begin = time.monotonic()
+            state.write(self.job.checkpoint, self._payload(finished))
+            self.save_took = time.monotonic() - begin
+        self.saved_at = time.monotonic()
+
+    def _payload(self, finished: bool) -> dict[str, Any]:
+        return {
+            "fingerprint": self.fingerprint,
+            "finished": finished,
+            "done": self.done,
+            "seconds": self.seconds,
+            "waited": self.waited,
+            "means": self.means,
+            "weights": self.step_module.state_dict(),
+            "optimizer": None if finished else self.optimizer.state_dict(),
+            "ema": self.ema.average if self.ema and not finished else None,
+        }
+
+    def _resume(self) -> None:
+        payload, reason = state.read(self.job.checkpoint, self.fingerprint)
+        if payload is None:
+            if reason:
+                self.progress.log(f"{self.job.label}: {reason}")
+            return
+        self.step_module.load_state_dict(payload["weights"])
+        self.optimizer.load_state_dict(payload["optimizer"])
+        if self.ema:
+            self.ema.load(payload["ema"])
+        self.done, self.seconds, self.waited = payload["done"], payload["seconds"], payload["waited"]
+        self.means = payload["means"]
+        self.progress.log(f"{self.job.label}: resumed at step {self.done} of {self.config.steps}")
+
+    def _finish(self) -> FitReport:
+        if self.ema:
+            self.ema.apply()
+        _rest(self.job)
+        self._save(finished=True)
+        return _report(self._payload(finished=True), self.first)
+
+
+def _reload(job: Job, progress: Progress) -> FitReport | None:
+    """Load a finished training, or None when there is none."""
+    payload, _ = state.read(job.checkpoint, job.fingerprint())
+    if payload is None or not payload["finished"]:
+        return None
+    StepModule(job.network, job.extras, job.loss_fn).load_state_dict(payload["weights"])
+    _rest(job)
+    progress.log(f"{job.label}: already trained ({payload['done']} steps)")
+    return _report(payload, payload["done"])
+
+
+def _rest(job: Job) -> None:
+    for module in (job.network, *job.extras):
+        lay_out(module.to("cpu"), torch.contiguous_format)
+        module.eval()
+
+
+def _report(payload: Mapping[str, Any], first: int) -> FitReport:
+    seconds = payload["seconds"]
+    return FitReport(payload["done"], seconds, payload["means"], payload["waited"] / seconds if seconds else 0.0, first)
+
+
+def _closable(items: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from items

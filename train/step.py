@@ -1,0 +1,68 @@
+"""What one training step differentiates, and the optimizer over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from train.config import TrainConfig
+
+LossFn = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Mapping[str, Tensor]]]
+"""(network, lq, gt) -> (loss to minimise, scalars to log); lq and gt float32 [N, 3, H, W] in [0, 1]. Means over the batch, so that
+parts of a batch average to the whole."""
+
+
+class StepModule(nn.Module):
+    """The network, whatever else is trained with it, and the loss, as one module: so that mixed precision covers all of it and
+    DistributedDataParallel sees every parameter.
+
+    Args:
+        network: what is trained.
+        extras: modules that the loss uses and that are trained as well, e.g. adapters.
+        loss_fn: see ``LossFn``; its own (frozen) networks stay outside of this module's parameters.
+    """
+
+    def __init__(self, network: nn.Module, extras: Sequence[nn.Module], loss_fn: LossFn) -> None:
+        super().__init__()
+        self.network = network
+        self.extras = nn.ModuleList(extras)
+        self._loss = (loss_fn,)  # in a tuple, else a loss that is a module would be registered
+
+    def forward(self, lq: Tensor, gt: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss (0-dimensional) and the detached scalars."""
+        loss, scalars = self._loss[0](self.network, lq, gt)
+        return loss, {name: value.detach() for name, value in scalars.items()}
+
+
+def adamw(module: nn.Module, config: TrainConfig, lr_scale: Mapping[str, float]) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter, 2019) in one group per (decay, learning-rate factor).
+
+    Weight decay is left off parameters with at most one dimension longer than 1: biases, norms, per-channel scales.
+
+    Args:
+        module: its trainable parameters are optimized.
+        config: weight_decay and betas are read; the rate is set at every step by ``set_lr``.
+        lr_scale: glob pattern over parameter names -> factor on the learning rate; the first that matches counts.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            factor = next((f for pattern, f in lr_scale.items() if fnmatchcase(name, pattern)), 1.0)
+            decay = config.weight_decay if sum(size > 1 for size in parameter.shape) > 1 else 0.0
+            groups.setdefault((decay, factor), []).append(parameter)
+    settings = [{"params": p, "weight_decay": decay, "lr_factor": factor} for (decay, factor), p in groups.items()]
+    return torch.optim.AdamW(settings, lr=config.lr, betas=config.betas, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group, times the group's factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
+
+
+def lay_out(module: nn.Module, layout: torch.memory_format) -> None:
+    """Put the module's 4-dimensional weights into the memory layout ``layout``, in place."""
+    module.to(memory_format=layout)  # type: ignore[call-overload]  # torch's annotation leaves it out
