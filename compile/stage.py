@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import shutil
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -115,11 +114,11 @@ def _versions() -> dict[str, str]:
 
 
 def _outputs(ctx: StageContext, content: BundleFacts, chosen: Judged) -> dict[str, Output]:
-    artifact = next(a for a in content.artifacts if a.name == content.chosen)
+    built = chosen.attempt.built
+    if built is None:
+        raise ValueError("the chosen candidate was not built")
     bundle = {"target": content.target, "chosen": content.chosen, "host": content.host, "artifacts": [a.name for a in content.artifacts]}
-    engine = ctx.workdir / "engine"  # a copy: each output is sealed by itself
-    shutil.copyfile(ctx.workdir / "bundle" / artifact.path, engine)
-    return {"bundle": Output(Kind.BUNDLE, ctx.workdir / "bundle", bundle), "engine": Output(Kind.ENGINE, engine, dict(artifact.facts))}
+    return {"bundle": Output(Kind.BUNDLE, ctx.workdir / "bundle", bundle), "engine": Output(Kind.ENGINE, built.path, dict(built.facts))}
 
 
 def _candidates(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 import traceback
@@ -32,6 +33,9 @@ def build_app() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see ``pipeline.errors``)."""
+    # Threads of a parallel region sleep instead of spinning while they wait: on a machine that anything else uses, spinning made
+    # training three times slower. OpenMP reads this when it is loaded, that is, before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         command = typer.main.get_command(build_app())
         code = command.main(args=list(arguments) if arguments is not None else None, prog_name="python -m pipeline", standalone_mode=False)

@@ -114,6 +114,9 @@ def _usage_error(model: type[BaseModel], error: ErrorDetails, where: str, prefix
     if error["type"] == "missing":
         return UsageError(place, "is missing", f"add '{error['loc'][-1]}:' there")
     message = error["msg"].removeprefix("Value error, ")
+    if "; did you mean " in message:
+        what, _, hint = message.partition("; ")
+        return UsageError(place, what, hint)
     shown = error["input"]
     return UsageError(place, f"{_lower(message)} (got {shown!r})", "mend the value; 'python -m pipeline schema' lists what is allowed")
 

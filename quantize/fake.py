@@ -100,6 +100,8 @@ class ActivationQuantizer(nn.Module):
             return marked
         if self.exact:
             return x
+        if not torch.is_grad_enabled():  # the same numbers in a fraction of the time
+            return (x / self.scale).round_().clamp_(ACTIVATIONS.low, ACTIVATIONS.high).mul_(self.scale)
         factor = (ACTIVATIONS.high * max(1, x.numel() // x.shape[0])) ** -0.5
         return torch._fake_quantize_learnable_per_tensor_affine(x, self.scale, self._zero_point, ACTIVATIONS.low, ACTIVATIONS.high, factor)
 

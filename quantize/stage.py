@@ -42,7 +42,7 @@ class QuantizeConfig(BaseModel):
     control: bool = Field(
         default=False, description="also train a float network equally long, to tell what int8 costs from what training gives"
     )
-    margin: float = Field(default=0.01, ge=0, description="dB by which training must beat calibration on the calibration set to be chosen")
+    margin: float = Field(default=0.005, ge=0, description="dB by which training must beat calibration on the calibration set to be chosen")
     max_drop: float = Field(
         default=0.15, ge=0, description="largest loss of PSNR on the calibration set in dB; above it tensors return to float"
     )

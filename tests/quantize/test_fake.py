@@ -20,6 +20,14 @@ def test_values_land_on_the_grid_and_clip_at_its_ends():
     assert torch.allclose(out, torch.tensor([[0.0, 0.1, -0.3, 12.7, -12.8]]))
 
 
+def test_rounding_is_the_same_with_and_without_gradients():
+    q, x = quantizer(0.0371), torch.randn(2, 3, 50, 50) * 3
+    with torch.no_grad():
+        fast = q(x)
+    assert (fast - q(x)).abs().max() <= 0.0372  # a tie may fall to either side
+    assert (fast != q(x)).float().mean() < 1e-3
+
+
 def test_a_follower_rounds_with_its_leaders_scale_and_is_switched_with_it():
     leader = quantizer(0.1)
     follower = ActivationQuantizer("f", 2, leader=leader)

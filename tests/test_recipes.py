@@ -1,0 +1,61 @@
+"""Every shipped YAML loads and plans; the README's own commands are those that work."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.config import load_pipeline
+from pipeline.plan import make_plan
+from pipeline.target import known_targets, load_target
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def write_pairs(folder: Path, scenes: tuple[str, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for scene in scenes:
+        for kind in ("blur", "sharp"):
+            path = folder / scene / kind / "000001.png"
+            path.parent.mkdir(parents=True)
+            cv2.imwrite(str(path), rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("target", known_targets())
+def test_the_default_pipeline_plans_for_every_target(target: str):
+    path = ROOT / "pipeline.yaml"
+    plan = make_plan(path, load_pipeline(path), load_target(target))
+    assert [s.id for s in plan.stages] == ["teach", "distill", "prune", "quantize", "compile", "benchmark"]
+
+
+def test_the_gopro_recipe_plans_on_a_folder_laid_out_like_gopro(tmp_path: Path):
+    write_pairs(tmp_path / "train", ("GOPR0372_07_00", "GOPR0374_11_00"), 0)
+    write_pairs(tmp_path / "test", ("GOPR0384_11_00",), 1)
+    path = ROOT / "recipes" / "gopro.yaml"
+    overrides = [f"data.{role}.path={tmp_path / folder}" for role, folder in (("train", "train"), ("calibrate", "train"), ("test", "test"))]
+    plan = make_plan(path, load_pipeline(path, tuple(overrides)), load_target("jetson-xavier"))
+    assert plan.stages[0].config.train.steps == 200_000 and len(plan.data["test"]) == 1
+
+
+def test_the_gopro_recipe_s_teacher_is_the_published_one():
+    from models.arch import build
+
+    torch = pytest.importorskip("torch")
+    path = ROOT / "recipes" / "gopro.yaml"
+    settings = load_pipeline(path).stages["teach"].config
+    with torch.device("meta"):
+        network = build("nafnet", {k: settings[k] for k in ("width", "enc_blk_nums", "middle_blk_num", "dec_blk_nums")})
+    assert sum(p.numel() for p in network.parameters()) == 17_111_907
+
+
+def test_the_readme_s_commands_name_verbs_and_files_that_exist():
+    text = (ROOT / "README.md").read_text()
+    commands = re.findall(r"python -m pipeline (\S+)(.*)", text)
+    verbs = {p.stem for p in (ROOT / "pipeline" / "verbs").glob("*.py")}
+    assert {"run", "deblur", "evaluate", "plan", "targets"} <= {verb for verb, _ in commands} <= verbs
+    for file in re.findall(r"\b((?:recipes|docs|benchmarks|targets)/[\w./-]+\.\w+)", text):
+        assert (ROOT / file).exists(), file
