@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import numpy as np
     from numpy.typing import NDArray
     from pydantic import BaseModel
@@ -189,7 +191,7 @@ class Progress(Protocol):
     def __enter__(self) -> Progress:
         """The progress itself."""
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Take the display off the terminal."""
 
     def log(self, text: str) -> None:

@@ -46,7 +46,7 @@ class TrainConfig(BaseModel):
         return self
 
     def seeded(self, seed: int) -> TrainConfig:
-        """This configuration with ``seed`` where it names none."""
+        """The same configuration with ``seed`` where it names none."""
         return self if self.seed is not None else self.model_copy(update={"seed": seed})
 
 
