@@ -58,7 +58,9 @@ def run(ctx: StageContext) -> StageResult:
     candidates = _candidates(attempts, judged, chosen, host, floor, estimated=not target.is_host)
     for c in candidates:
         ctx.progress.log(f"{'*' if c.chosen else ' '} {c.name}: {c.reason}")
-    return StageResult(_outputs(ctx, content, chosen), chosen.measurements, candidates, _notes(for_target, chosen))
+    # quality on the calibration set stays with the candidates: beside the other stages' test figures it would mislead
+    measurements = [m for m in chosen.measurements if not m.name.startswith(("psnr", "ssim"))]
+    return StageResult(_outputs(ctx, content, chosen), measurements, candidates, _notes(for_target, chosen))
 
 
 def _build(ctx: StageContext, target: Target, config: CompileConfig) -> list[Attempt]:

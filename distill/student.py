@@ -6,13 +6,13 @@ from pydantic import Field
 
 from distill.config import NetworkConfig
 from pipeline.contract import Kind, StageContext, StageResult, StageSpec
-from train.config import RecoverConfig, TrainConfig
+from train.config import LossWeights, RecoverConfig, TrainConfig
 
 
 class StudentTrain(TrainConfig):
-    """The student's training; the defaults take about four and a half minutes on two CPU cores."""
+    """The student's training; the defaults take about five minutes on two CPU cores."""
 
-    steps: int = Field(default=1500, ge=1, description="optimizer steps")
+    steps: int = Field(default=4000, ge=1, description="optimizer steps")
 
 
 class DistillConfig(NetworkConfig, RecoverConfig):
@@ -20,6 +20,7 @@ class DistillConfig(NetworkConfig, RecoverConfig):
 
     arch: str = Field(default="student", description="folder in models/, or package.module:Class of your own")
     train: StudentTrain = Field(default=StudentTrain(), description="the training; not used with 'weights'")
+    loss_weights: LossWeights = Field(default=LossWeights(response=1.0), description="how much each part of the loss counts")
 
 
 def run(ctx: StageContext) -> StageResult:

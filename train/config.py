@@ -18,7 +18,7 @@ class TrainConfig(BaseModel):
 
     steps: int = Field(default=1000, ge=1, description="optimizer steps")
     batch: int = Field(default=8, ge=1, description="crops per optimizer step, over all processes and accumulated parts")
-    crop: int = Field(default=128, ge=16, description="side of the square training crops in pixels")
+    crop: int = Field(default=64, ge=16, description="side of the square training crops in pixels")
     lr: float = Field(default=2e-3, gt=0, description="peak learning rate")
     min_lr: float = Field(default=1e-6, ge=0, description="learning rate at the end of the cosine")
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps in which lr rises linearly to its peak")
@@ -57,7 +57,7 @@ class LossWeights(BaseModel):
 
     gt: float = Field(default=1.0, ge=0, description="distance to the sharp image")
     response: float = Field(default=0.5, ge=0, description="distance to the teacher's output")
-    feature: float = Field(default=0.1, ge=0, description="distance to the teacher's features (1: the student's say nothing)")
+    feature: float = Field(default=2e-4, ge=0, description="distance to the teacher's features (1: the student's say nothing)")
     fft: float = Field(default=0.0, ge=0, description="distance to the sharp image in the frequency domain")
 
 
@@ -67,5 +67,5 @@ class RecoverConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     train: TrainConfig = Field(default=TrainConfig(), description="the training")
-    loss: LossName = Field(default="charbonnier", description="distance between images")
+    loss: LossName = Field(default="mse", description="distance between images")
     loss_weights: LossWeights = Field(default=LossWeights(), description="how much each part of the loss counts")

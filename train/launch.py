@@ -7,6 +7,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,6 +78,12 @@ class _Remote:
 
     def __init__(self, messages: Any) -> None:
         self.messages = messages
+
+    def __enter__(self) -> _Remote:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Do nothing: the parent closes its own."""
 
     def log(self, text: str) -> None:
         """As Progress.log."""

@@ -32,7 +32,7 @@ def test_the_teacher_is_a_checkpoint_that_rebuilds_itself(taught):
     assert loaded.arch == output.facts["arch"] == "nafnet"
     assert loaded.config == output.facts["config"] == TINY_TEACHER
     assert output.facts["size_multiple"] == 4
-    assert loaded.history == [{"stage": "teach", "steps": 6, "seed": 1, "loss": "psnr"}]
+    assert loaded.history == [{"stage": "teach", "steps": 6, "seed": 1, "loss": "mse"}]
 
 
 def test_measurements_belong_to_the_restored_images(taught):
