@@ -41,6 +41,13 @@ def _source(name: str) -> Path | None:
     root = name.partition(".")[0]
     if root in ("pipeline", "__future__") or root in sys.stdlib_module_names:
         return None
+    if root in OURS or name == root:
+        return _own_file(name)
+    return _own_file(name) if _source(root) is not None else None  # finding a submodule imports its parents: never those of a library
+
+
+def _own_file(name: str) -> Path | None:
+    """The source file of a module that is not part of an installed library, or None."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, AttributeError, ValueError):
@@ -48,7 +55,7 @@ def _source(name: str) -> Path | None:
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     path = Path(spec.origin).resolve()
-    return path if root in OURS or not str(path).startswith(_INSTALLED) else None
+    return path if name.partition(".")[0] in OURS or not str(path).startswith(_INSTALLED) else None
 
 
 @cache

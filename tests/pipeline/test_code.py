@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def test_extra_packages_count_with_all_their_modules(package):
 
 def test_the_spine_and_installed_packages_do_not_count():
     assert code.code_digest("pipeline.errors") == code.code_digest("yaml") == code.code_digest("json")
+
+
+def test_digesting_code_imports_no_library():
+    heavy = ("torch", "lightning", "tvm", "onnx", "safetensors")
+    script = "import sys; from pipeline.code import code_digest; code_digest('distill.student', ['models', 'compile'])\n"
+    script += f"print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_stages_of_this_project_have_different_digests():
