@@ -48,6 +48,9 @@ def _source(name: str) -> Path | None:
 
 def _own_file(name: str) -> Path | None:
     """The source file of a module that is not part of an installed library, or None."""
+    parent = name.rpartition(".")[0]
+    if parent and getattr(_source(parent), "name", "") != "__init__.py":
+        return None  # a name inside a module, not a module; looking for it would import that module
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, AttributeError, ValueError):
