@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,8 +22,19 @@ if TYPE_CHECKING:
 MODELS_DIR = Path(__file__).resolve().parent
 
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""The tensors of a state dict: name -> shape."""
+
+Padding = Literal["reflect", "replicate", "zero"]
+"""How an image is extended, right and bottom, to a size that a network takes."""
+
+
 class Network(Protocol):
-    """What every network of the pipeline offers beside being an ``nn.Module``."""
+    """What every network of the pipeline offers beside being an ``nn.Module``.
+
+    Two more are optional: ``padding`` (``Padding``; reflect without it), and ``outputs(lq)`` of networks that restore at several
+    scales: a list of images in [0, 1], full size first, each half the one before.
+    """
 
     size_multiple: int
     """Height and width of the input must be multiples of this."""
@@ -43,12 +54,19 @@ class ArchSpec:
     build      config -> freshly initialised network
     config_of  network -> configuration that rebuilds it with the channel widths it has now, pruned or not
     small      a configuration of the smallest network that has all of its parts, for quick checks
+    variants   further small configurations by name, e.g. {"fpn_unet": {...}}: the same checks hold for them
+    read       names and shapes of published weights (no ``module.``, no ``num_batches_tracked``) -> the configuration that they were
+               trained with, or None when they are not this architecture's
+    official   network -> the part of it that has the published names, input range and outputs; by default the network itself
     """
 
     config: type[BaseModel]
     build: Callable[[Any], nn.Module]
     config_of: Callable[[Any], dict[str, Any]]
     small: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    read: Callable[[Shapes], dict[str, Any] | None] = lambda shapes: None
+    official: Callable[[Any], nn.Module] = lambda network: network
 
 
 def known_archs() -> list[str]:

@@ -174,15 +174,26 @@ class PairSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with a data set: where (a file, a folder or a pair) and what."""
+
+    where: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReaderSpec:
     """A data reader: ``READER`` in ``data/readers/<name>.py``, chosen by ``source: <name>`` in the YAML.
 
     ``open(config, base, seed)``: ``base`` is the folder that relative paths refer to. It raises ``pipeline.errors.UsageError`` for
     anything the user can cause (missing file, empty folder, unpaired image).
+    ``inspect(config, base, seed)``: what can be read, and everything that is wrong, without stopping at the first problem; None
+    where nothing can be read at all. A reader without it has nothing that ``open`` would not name.
     """
 
     config: type[BaseModel]
     open: Callable[[Any, Path, int], PairSource]
+    inspect: Callable[[Any, Path, int], tuple[PairSource | None, Sequence[Problem]]] | None = None
 
 
 class Progress(Protocol):
@@ -226,6 +237,7 @@ class StageSpec:
     reads_target dotted field paths of the target that it reads; the view refuses others, and only these enter the key
     toolchain    distributions whose versions enter the key, e.g. ("torch", "onnxruntime")
     code         further packages or modules whose code enters the key, because they are found at run time
+    code_of      configuration -> more of them, e.g. the module of a network of the user's own
     measures     "host" when the result rests on timing done on this machine: its fingerprint then enters the key
     cacheable    False: always run
     """
@@ -238,5 +250,6 @@ class StageSpec:
     reads_target: tuple[str, ...] = ()
     toolchain: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
+    code_of: Callable[[Any], tuple[str, ...]] = lambda config: ()
     measures: str = ""
     cacheable: bool = True

@@ -32,7 +32,7 @@ def key_parts(plan: Plan, stage: PlannedStage, inputs: Mapping[str, str]) -> dic
     return {
         "contract": CONTRACT_VERSION,
         "uses": stage.uses,
-        "code": code_digest(stage.uses, spec.code),
+        "code": code_digest(stage.uses, (*spec.code, *spec.code_of(stage.config))),
         "config": _hashable(stage.config),
         "inputs": dict(inputs),
         "data": {role: plan.data[role].digest() for role in spec.data},
@@ -50,16 +50,17 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 def _hashable(config: BaseModel) -> Any:
     """The configuration as JSON, with each file replaced by its content's hash: moving a file changes nothing."""
-    out = {}
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        if isinstance(value, Path):
-            out[name] = {"sha256": hash_path(value)}
-        elif isinstance(value, BaseModel):
-            out[name] = _hashable(value)
-        else:
-            out[name] = config.model_dump(mode="json", include={name})[name]
-    return out
+    return {name: _plain(config, name, getattr(config, name)) for name in type(config).model_fields}
+
+
+def _plain(config: BaseModel, name: str, value: Any) -> Any:
+    if isinstance(value, Path):
+        return {"sha256": hash_path(value)}
+    if isinstance(value, BaseModel):
+        return _hashable(value)
+    if isinstance(value, tuple) and any(isinstance(v, BaseModel) for v in value):
+        return [_plain(config, name, v) for v in value]
+    return config.model_dump(mode="json", include={name})[name]
 
 
 @cache

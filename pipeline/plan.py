@@ -124,18 +124,23 @@ def resolve_files(config: BaseModel, base: Path, where: str) -> BaseModel:
         UsageError: a path that does not exist.
 
     """
-    update: dict[str, Any] = {}
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        if isinstance(value, Path):
-            path = value if value.is_absolute() else base / value
-            if not path.exists():
-                hint = "give a path relative to the pipeline file, or an absolute one"
-                raise UsageError(f"{where}.{name}", f"no such file '{value}'", hint)
-            update[name] = path
-        elif isinstance(value, BaseModel):
-            update[name] = resolve_files(value, base, f"{where}.{name}")
-    return config.model_copy(update=update) if update else config
+    found = {name: getattr(config, name) for name in type(config).model_fields}
+    update = {name: _resolved(value, base, f"{where}.{name}") for name, value in found.items()}
+    changed = {name: value for name, value in update.items() if value is not found[name]}
+    return config.model_copy(update=changed) if changed else config
+
+
+def _resolved(value: Any, base: Path, where: str) -> Any:
+    if isinstance(value, BaseModel):
+        return resolve_files(value, base, where)
+    if isinstance(value, tuple) and any(isinstance(v, BaseModel) for v in value):
+        return tuple(_resolved(v, base, f"{where}.{i}") for i, v in enumerate(value))
+    if not isinstance(value, Path):
+        return value
+    path = value if value.is_absolute() else base / value
+    if not path.exists():
+        raise UsageError(where, f"no such file '{value}'", "give a path relative to the pipeline file, or an absolute one")
+    return path
 
 
 def _check_inputs(where: str, stage: PlannedStage, stages: Mapping[str, PlannedStage]) -> None:

@@ -13,7 +13,13 @@ from models.fold import fold_batchnorm
 from models.restore import restore
 from tests.models.helpers import image, small
 
-every_arch = pytest.mark.parametrize("name", known_archs())
+VARIANTS = {f"{name}-{variant}": (name, config) for name in known_archs() for variant, config in load_arch(name).variants.items()}
+"""Small configurations besides each architecture's smallest."""
+
+every_name = pytest.mark.parametrize("name", known_archs())
+every_arch = pytest.mark.parametrize(
+    ("name", "config"), [*((n, {}) for n in known_archs()), *VARIANTS.values()], ids=[*known_archs(), *VARIANTS]
+)
 
 
 def run(path, lq):
@@ -27,7 +33,7 @@ def test_there_are_architectures():
     assert {"nafnet", "student"} <= set(known_archs())
 
 
-@every_arch
+@every_name
 def test_every_setting_is_described_and_unknown_ones_are_refused(name):
     model = load_arch(name).config
     assert model.model_config["extra"] == "forbid"
@@ -35,7 +41,7 @@ def test_every_setting_is_described_and_unknown_ones_are_refused(name):
         assert value.description, key
 
 
-@every_arch
+@every_name
 def test_default_configuration_round_trips(name):
     with torch.device("meta"):
         network = build(name, {})
@@ -47,8 +53,8 @@ def test_default_configuration_round_trips(name):
 
 @every_arch
 @pytest.mark.parametrize(("high", "wide"), [(1, 1), (1, 4), (5, 3)])
-def test_forward_keeps_the_shape_at_every_multiple(name, high, wide):
-    network = small(name)
+def test_forward_keeps_the_shape_at_every_multiple(name, config, high, wide):
+    network = small(name, **config)
     lq = image(high * network.size_multiple, wide * network.size_multiple, count=2)
     with torch.no_grad():
         out = network(lq)
@@ -57,8 +63,8 @@ def test_forward_keeps_the_shape_at_every_multiple(name, high, wide):
 
 
 @every_arch
-def test_features_go_from_fine_to_coarse_beside_the_same_output(name):
-    network = small(name)
+def test_features_go_from_fine_to_coarse_beside_the_same_output(name, config):
+    network = small(name, **config)
     lq = image(4 * network.size_multiple, 4 * network.size_multiple)
     with torch.no_grad():
         out, features = network.features(lq)
@@ -66,21 +72,35 @@ def test_features_go_from_fine_to_coarse_beside_the_same_output(name):
     heights = [f.shape[2] for f in features]
     assert len(features) >= 3
     assert heights == sorted(set(heights), reverse=True)
-    assert lq.shape[2] // heights[-1] == network.size_multiple
+    assert network.size_multiple % (lq.shape[2] // heights[-1]) == 0
 
 
 @every_arch
-def test_every_parameter_learns(name):
-    network = small(name).train()
-    network(image(4 * network.size_multiple, 4 * network.size_multiple, count=2)).square().mean().backward()
+def test_every_parameter_learns(name, config):
+    network = small(name, **config).train()
+    lq = image(4 * network.size_multiple, 4 * network.size_multiple, count=2)
+    outputs = network.outputs(lq) if hasattr(network, "outputs") else [network(lq)]
+    sum(out.square().mean() for out in outputs).backward()
     silent = [key for key, p in network.named_parameters() if p.grad is None]
     assert not silent
 
 
 @every_arch
+def test_several_outputs_are_halves_of_one_another(name, config):
+    network = small(name, **config)
+    if not hasattr(network, "outputs"):
+        return
+    side = 4 * network.size_multiple
+    with torch.no_grad():
+        outputs = network.outputs(image(side, side))
+        assert torch.equal(outputs[0], network(image(side, side)))
+    assert [out.shape[2] for out in outputs] == [side >> i for i in range(len(outputs))]
+
+
+@every_arch
 @pytest.mark.parametrize("folded", [False, True])
-def test_checkpoint_reloads_bit_for_bit(name, folded, tmp_path):
-    network = fold_batchnorm(small(name)) if folded else small(name)
+def test_checkpoint_reloads_bit_for_bit(name, config, folded, tmp_path):
+    network = fold_batchnorm(small(name, **config)) if folded else small(name, **config)
     checkpoint.save(tmp_path / "a.safetensors", network, name, history=[{"stage": "teach", "steps": 3}])
     loaded = checkpoint.load(tmp_path / "a.safetensors")
     lq = image(2 * network.size_multiple, 3 * network.size_multiple)
@@ -94,21 +114,21 @@ def test_checkpoint_reloads_bit_for_bit(name, folded, tmp_path):
 
 @every_arch
 @pytest.mark.parametrize("size", [(1, 1), (7, 50), (33, 17)])
-def test_restore_takes_any_size(name, size):
-    assert restore(small(name), image(*size)).shape == (1, 3, *size)
+def test_restore_takes_any_size(name, config, size):
+    assert restore(small(name, **config), image(*size)).shape == (1, 3, *size)
 
 
 @every_arch
-def test_folding_changes_nothing_but_rounding(name):
-    network = small(name)
+def test_folding_changes_nothing_but_rounding(name, config):
+    network = small(name, **config)
     lq = image(4 * network.size_multiple, 5 * network.size_multiple)
     with torch.no_grad():
         assert (fold_batchnorm(network)(lq) - network(lq)).abs().max() <= 1e-5
 
 
 @every_arch
-def test_export_agrees_at_free_and_fixed_sizes(name, tmp_path):
-    network = small(name)
+def test_export_agrees_at_free_and_fixed_sizes(name, config, tmp_path):
+    network = small(name, **config)
     m = network.size_multiple
     free, fixed, made_fixed = (tmp_path / f"{n}.onnx" for n in ("free", "fixed", "made_fixed"))
     export_onnx(network, free)
@@ -122,12 +142,12 @@ def test_export_agrees_at_free_and_fixed_sizes(name, tmp_path):
 
 
 @every_arch
-def test_training_on_channels_last_gives_the_same_gradients(name):
+def test_training_on_channels_last_gives_the_same_gradients(name, config):
     gradients = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        network = small(name).train().to(memory_format=memory_format)
+        network = small(name, **config).train().to(memory_format=memory_format)
         side = 4 * network.size_multiple
         network(image(side, side, count=2).to(memory_format=memory_format)).square().mean().backward()
-        gradients.append([p.grad for p in network.parameters()])
+        gradients.append([p.grad for p in network.parameters() if p.grad is not None])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3)
