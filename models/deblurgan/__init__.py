@@ -1,0 +1,1 @@
+"""DeblurGAN (Kupyn et al., CVPR 2018): generators and critics."""
