@@ -1,17 +1,24 @@
 """Random training crops of a pair source, decided by (seed, k) alone.
 
 There is no hidden state: training resumes exactly by going on at the next k, and N processes share the work by taking disjoint k.
+
+A set whose decoded pairs fit into memory is decoded once. Of a larger one, each pair is decoded once for ``_VISITS`` crops that lie
+some steps apart (``Visits``), so that decoding a whole frame for each small crop does not hold up the training.
 """
 
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.augment import Augment, Jitter, resized
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +26,12 @@ if TYPE_CHECKING:
 
     from pipeline.contract import Pair, PairSource
 
+__all__ = ["CACHE_BYTES", "Augment", "CropDataset", "Jitter", "PairCache", "Visits", "fixed_batch"]
+
 CACHE_BYTES = 512 * 2**20
+
+_VISITS = 8  # crops of a decoded pair, in a set that does not fit into CACHE_BYTES
+_LARGEST_LAG = 32
 
 
 class PairCache:
@@ -68,28 +80,73 @@ class PairCache:
         self._reset()
 
 
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """Which place in the order of the pairs item k takes: ``each`` items per pair, ``lag`` pairs apart from one another.
+
+    ``each`` lanes walk through the same order, each ``lag`` places behind the one before, and items take the lanes in turn. Only the
+    first lane meets pairs that were not met before, one in every ``each`` items; between two visits of a pair there are ``each * lag``
+    others, so many are held. Neighbouring items are of different pairs.
+    """
+
+    each: int
+    lag: int
+
+    def place(self, k: int) -> int:
+        """Place of item ``k``, counted over all rounds through the pairs."""
+        return k // self.each + (self.each - 1 - k % self.each) * self.lag
+
+    @classmethod
+    def of(cls, count: int, bytes_each: int) -> Visits:
+        """One visit where ``count`` pairs of ``bytes_each`` bytes fit into CACHE_BYTES; else several, as far apart as they fit."""
+        if count * bytes_each <= CACHE_BYTES:
+            return cls(1, 0)
+        held = CACHE_BYTES * 3 // 4 // bytes_each  # some room for frames of other sizes
+        each, lag = _VISITS, 1
+        while each > 1 and held <= each:
+            each //= 2
+        while 2 * lag <= min(_LARGEST_LAG, (held - 1) // each):  # powers of two: data processes then meet their own pairs again
+            lag *= 2
+        return cls(each, lag if each > 1 else 0)
+
+
 class CropDataset:
     """Map-style data set of ``length`` random crops, for a torch DataLoader (with workers) or a plain loop; torch is not needed.
 
-    Item k is (lq, gt), float32 [3, crop, crop] in [0, 1], of one pair, at one place, turned and mirrored alike. Items 0 .. n-1 go
-    through the n pairs in random order, n .. 2n-1 in another, and so on. Everything follows from (seed, k).
+    Item k is (lq, gt), float32 [3, side, side] in [0, 1], of one pair, at one place, augmented alike. Items 0 .. n-1 go through the n
+    pairs in random order, n .. 2n-1 in another, and so on; ``Visits`` says how this differs where the pairs exceed CACHE_BYTES.
+    Everything follows from (seed, k).
 
     Args:
-        source: the pairs; its images must be at least ``crop`` on each side.
+        source: the pairs; its images must be at least as large as the crops.
         crop: side of a crop in pixels.
         seed: at least 0.
         length: number of items; a larger one changes none of the former items.
-        augment: turn by multiples of 90 degrees and mirror, at random.
-        cache_bytes: memory for decoded pairs, in each process.
+        augment: what is changed at random.
+        crops: (first k, side) pairs: from that item on the side is another, up to the next entry; in the order of k.
+        cache_bytes: memory for decoded pairs, in each process; changes no item.
+
+    Raises:
+        ValueError: no pairs, a side below 1, a negative length, or ``crops`` out of order.
     """
 
     def __init__(
-        self, source: PairSource, crop: int, seed: int, length: int, *, augment: bool = True, cache_bytes: int = CACHE_BYTES
+        self,
+        source: PairSource,
+        crop: int,
+        seed: int,
+        length: int,
+        augment: Augment = Augment(),  # noqa: B008 - immutable
+        crops: Sequence[tuple[int, int]] = (),
+        *,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        if crop < 1 or length < 0 or len(source) == 0:
+        if min([crop, *(side for _, side in crops)]) < 1 or length < 0 or len(source) == 0:
             raise ValueError(f"no crops of {crop} pixels from {len(source)} pairs, {length} times")
-        self.crop, self.seed, self.length, self.augment = crop, seed, length, augment
-        self._pairs, self._count = PairCache(source, cache_bytes), len(source)
+        if list(crops) != sorted(crops):
+            raise ValueError(f"crops are not in the order of k: {list(crops)}")
+        self.crop, self.seed, self.length, self.augment, self.crops = crop, seed, length, augment, tuple(crops)
+        self._pairs, self.count = PairCache(source, cache_bytes), len(source)
 
     def __len__(self) -> int:
         return self.length
@@ -97,16 +154,31 @@ class CropDataset:
     def __getitem__(self, k: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if not 0 <= k < self.length:
             raise IndexError(f"crop {k} of {self.length}")
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, k])))
-        pair = self._pairs[int(_order(self.seed, k // self._count, self._count)[k % self._count])]
-        free = pair.lq.shape[0] - self.crop, pair.lq.shape[1] - self.crop
-        if min(free) < 0:
-            what = f"is {pair.lq.shape[1]}x{pair.lq.shape[0]} pixels, smaller than the training crop of {self.crop}"
-            raise UsageError(f"image '{pair.name}'", what, f"set the crop to at most {min(pair.lq.shape[:2])}, or leave the image out")
-        top, left = int(rng.integers(free[0] + 1)), int(rng.integers(free[1] + 1))
-        turns, mirror = (int(rng.integers(4)), bool(rng.integers(2))) if self.augment else (0, False)
-        lq, gt = (image[top : top + self.crop, left : left + self.crop] for image in (pair.lq, pair.gt))
-        return _tensor(lq, turns, mirror), _tensor(gt, turns, mirror)
+        seeds = np.random.SeedSequence([self.seed, k])
+        rng = np.random.Generator(np.random.Philox(seeds))
+        pair, side = self._pairs[self.index(k)], self.side(k)
+        _require_size(pair, side)
+        window = self.augment.window(side, min(pair.lq.shape[:2]), seeds)
+        top, left = (int(rng.integers(length - window + 1)) for length in pair.lq.shape[:2])
+        turns, mirror = self.augment.turn(rng)
+        cut = slice(top, top + window), slice(left, left + window)
+        lq, gt = (_tensor(resized(image[cut], side), turns, mirror) for image in (pair.lq, pair.gt))
+        return self.augment.recolour(lq, gt, seeds)
+
+    def side(self, k: int) -> int:
+        """Side of item ``k`` in pixels."""
+        entry = bisect_right([first for first, _ in self.crops], k)
+        return self.crops[entry - 1][1] if entry else self.crop
+
+    def index(self, k: int) -> int:
+        """Index of the pair that item ``k`` is cut from."""
+        place = self.visits.place(k)
+        return int(_order(self.seed, place // self.count, self.count)[place % self.count])
+
+    @cached_property
+    def visits(self) -> Visits:
+        """How often a decoded pair is used; decided by the number of pairs and the size of the first."""
+        return Visits.of(self.count, _bytes_of(self._pairs[0]))
 
 
 def fixed_batch(dataset: CropDataset, count: int, start: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -119,6 +191,13 @@ def fixed_batch(dataset: CropDataset, count: int, start: int = 0) -> tuple[NDArr
 def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """A random order of ``count`` pairs."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, count]))).permutation(count)
+
+
+def _require_size(pair: Pair, side: int) -> None:
+    height, width = pair.lq.shape[:2]
+    if min(height, width) < side:
+        what = f"is {width}x{height} pixels, smaller than the training crop of {side}"
+        raise UsageError(f"image '{pair.name}'", what, f"set the crop to at most {min(height, width)}, or leave the image out")
 
 
 def _tensor(image: NDArray[np.uint8], turns: int, mirror: bool) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ class NetworkConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     arch: str = Field(description="folder in models/, or package.module:Class of your own")
-    weights: Path | None = Field(default=None, description="checkpoint to load instead of training")
+    weights: Path | None = Field(default=None, description="checkpoint, or a file of published weights, to load instead of training")
     config: dict[str, Any] = Field(default_factory=dict, description="the architecture's keys, where they do not stand beside 'arch'")
 
     @model_validator(mode="before")
@@ -35,6 +35,12 @@ class NetworkConfig(BaseModel):
             arch = stage.get("arch", cls.model_fields["arch"].default)
             _check(cls, arch, config, nested=set(stage.get("config", {})))
         return {**stage, "config": config}
+
+
+def own_code(config: NetworkConfig) -> tuple[str, ...]:
+    """The module of a network of the user's own, whose code enters the stage's key; decided from the name, without loading torch."""
+    module, _, name = config.arch.partition(":")
+    return (module,) if name else ()
 
 
 def _check(stage: type[BaseModel], arch: Any, config: dict[str, Any], nested: set[str]) -> None:

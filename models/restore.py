@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.arch import size_multiple
+from models.arch import Padding, size_multiple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 def restore(module: nn.Module, lq: Tensor) -> Tensor:
-    """Restore images of any size: padded right and bottom to the network's size multiple, restored, cropped back.
+    """Restore images of any size: padded right and bottom to the network's size multiple, as its ``padding`` says, and cropped back.
 
-    Runs in inference mode and eval mode; the modes of its parts are put back.
+    Runs without gradients and in eval mode; the modes of its parts are put back.
 
     Args:
         module: a network of the pipeline.
@@ -30,22 +30,36 @@ def restore(module: nn.Module, lq: Tensor) -> Tensor:
     height, width = lq.shape[-2:]
     training = [part for part in module.modules() if part.training]
     try:
-        with torch.inference_mode():
-            out: Tensor = module.eval()(pad_to_multiple(lq, size_multiple(module)))
+        with torch.no_grad():
+            out: Tensor = module.eval()(pad_to_multiple(lq, size_multiple(module), padding_of(module)))
     finally:
         for part in training:
             part.training = True
     return out[..., :height, :width]
 
 
-def pad_to_multiple(lq: Tensor, multiple: int) -> Tensor:
-    """Pad [N, C, H, W] right and bottom to multiples: mirrored, or the border repeated where a side is too short to mirror."""
+def padding_of(module: nn.Module) -> Padding:
+    """How a network's input is extended; mirrored for a module that does not say."""
+    value: Any = getattr(module, "padding", "reflect")
+    known: Padding = value if value in get_args(Padding) else "reflect"
+    return known
+
+
+def pad_to_multiple(lq: Tensor, multiple: int, padding: Padding = "reflect") -> Tensor:
+    """Pad [N, C, H, W] right and bottom to multiples.
+
+    Args:
+        lq: the images.
+        multiple: of which both sides are to be.
+        padding: ``zero``; ``replicate``, the border repeated; or ``reflect``, mirrored without repeating the border, which is
+            repeated instead where a side is too short to mirror.
+    """
     for axis in (-1, -2):
         side = lq.shape[axis]
         missing = -side % multiple
         if missing:
-            padding = (0, missing, 0, 0) if axis == -1 else (0, 0, 0, missing)
-            lq = F.pad(lq, padding, mode="reflect" if missing < side else "replicate")
+            mode = "constant" if padding == "zero" else padding if missing < side else "replicate"
+            lq = F.pad(lq, (0, missing, 0, 0) if axis == -1 else (0, 0, 0, missing), mode=mode)
     return lq
 
 

@@ -23,17 +23,21 @@ _END = object()
 
 
 class CropSource(Protocol):
-    """A map-style data set: ``[k]`` gives (lq, gt), float32 [3, crop, crop] in [0, 1], the same for the same k every time."""
+    """A map-style data set: ``[k]`` gives (lq, gt), float32 [3, crop, crop] in [0, 1], the same for the same k every time.
+
+    The crop is that of the phase (``train.phases``) which k falls into.
+    """
 
     def __getitem__(self, index: int, /) -> Sample:
-        """Sample ``index``; any index below steps × batch may be asked for."""
+        """Sample ``index``; any index below the number of the training's samples (``train.phases``) may be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexPlan:
-    """Which samples process ``rank`` of ``world`` sees: sample k = step × batch + (part × world + rank) × size + i.
+    """Which samples process ``rank`` of ``world`` sees: sample k = samples before the step + (part × world + rank) × size + i.
 
-    Iterating gives one list of indices per accumulated part, from step ``first`` to the last.
+    Iterating gives one list of indices per accumulated part, from step ``first`` to the last. ``later`` holds, in order, the steps from
+    which on the batch is another: (step, batch).
     """
 
     steps: int
@@ -42,17 +46,25 @@ class IndexPlan:
     rank: int = 0
     world: int = 1
     first: int = 0
+    later: tuple[tuple[int, int], ...] = ()
 
-    @property
-    def size(self) -> int:
-        """Samples in one part."""
-        return self.batch // (self.accumulate * self.world)
+    def at(self, step: int) -> tuple[int, int]:
+        """The first sample of ``step``, and how many samples it takes over all processes and parts."""
+        begin, sample, batch = 0, 0, self.batch
+        for next_begin, next_batch in self.later:
+            if step < next_begin:
+                break
+            sample += (next_begin - begin) * batch
+            begin, batch = next_begin, next_batch
+        return sample + (step - begin) * batch, batch
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first, self.steps):
+            sample, batch = self.at(step)
+            size = batch // (self.accumulate * self.world)
             for part in range(self.accumulate):
-                start = step * self.batch + (part * self.world + self.rank) * self.size
-                yield list(range(start, start + self.size))
+                start = sample + (part * self.world + self.rank) * size
+                yield list(range(start, start + size))
 
 
 def worker_count(config: TrainConfig, on_gpu: bool, world: int) -> int:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-Precision = Literal["auto", "32-true", "bf16-mixed"]
+from data.crops import Augment
+
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 LossName = Literal["l1", "charbonnier", "mse", "psnr", "fft"]
 """The losses in ``train.losses``."""
+
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+_SCHEDULE_OF = {"step_every": "step", "step_factor": "step", "hold": "linear", "power": "poly"}
+"""The schedule that an option belongs to."""
+
+
+class Patch(BaseModel):
+    """Crops of another size from some step on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    from_: float = Field(alias="from", ge=0, lt=1, description="share of the steps after which it begins")
+    crop: int = Field(ge=16, description="side of the square training crops in pixels")
+    batch: int | None = Field(default=None, ge=1, description="crops per optimizer step; null: the training's batch")
 
 
 class TrainConfig(BaseModel):
@@ -19,15 +37,30 @@ class TrainConfig(BaseModel):
     steps: int = Field(default=1000, ge=1, description="optimizer steps")
     batch: int = Field(default=8, ge=1, description="crops per optimizer step, over all processes and accumulated parts")
     crop: int = Field(default=64, ge=16, description="side of the square training crops in pixels")
+    patches: tuple[Patch, ...] = Field(
+        default=(),
+        description="crops that follow one another, e.g. [{from: 0, crop: 128, batch: 16}, {from: 0.5, crop: 192, batch: 8}]",
+    )
+    augment: Augment = Field(default=Augment(), description="how the crops are changed at random")
+    optimizer: Literal["adamw", "adam"] = Field(default="adamw", description="adam: weight_decay is 0 unless given, and then an L2 penalty")
     lr: float = Field(default=2e-3, gt=0, description="peak learning rate")
-    min_lr: float = Field(default=1e-6, ge=0, description="learning rate at the end of the cosine")
+    min_lr: float = Field(default=1e-6, ge=0, description="learning rate that a schedule falls to; 'constant' does not fall")
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps in which lr rises linearly to its peak")
-    weight_decay: float = Field(default=1e-4, ge=0, description="AdamW's weight decay; biases, norms and scales have none")
-    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's betas")
+    schedule: Literal["cosine", "step", "linear", "constant", "poly"] = Field(default="cosine", description="how lr falls after warm-up")
+    step_every: float = Field(default=0.25, gt=0, le=1, description="schedule step: share of the steps between two falls of lr")
+    step_factor: float = Field(default=0.5, gt=0, le=1, description="schedule step: what lr is multiplied by, down to min_lr")
+    hold: float = Field(default=0.0, ge=0, lt=1, description="schedule linear: share of the steps before lr begins to fall")
+    power: float = Field(default=0.3, gt=0, description="schedule poly: lr falls as (1 - share of the steps done) to this power")
+    weight_decay: float = Field(default=1e-4, ge=0, description="weight decay, of the weights that 'decay' says")
+    decay: Literal["matrices", "all"] = Field(
+        default="matrices", description="what weight_decay is for; matrices: not for biases, norms and scales"
+    )
+    betas: tuple[_Beta, _Beta] = Field(default=(0.9, 0.95), description="the optimizer's betas")
     clip: float = Field(default=1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
+    clip_only: str | None = Field(default=None, min_length=1, description="weights that clip is for, e.g. '*lstm*'; null: all")
     accumulate: int = Field(default=1, ge=1, description="parts into which a batch is cut to save memory")
     ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the moving average of the weights that is kept; 0 keeps the weights")
-    amp: Precision = Field(default="auto", description="auto: bf16-mixed on a GPU that has it, else 32-true")
+    amp: Precision = Field(default="auto", description="auto: bf16-mixed on a GPU that has it, else 32-true; 16-mixed: GPUs only")
     channels_last: bool = Field(default=True, description="NHWC memory layout: faster for convolutions on CPUs and GPUs")
     deterministic: bool = Field(default=True, description="ask torch for deterministic algorithms; false is faster on GPUs")
     devices: PositiveInt | Literal["auto"] = Field(default="auto", description="processes of this machine; auto: all GPUs, or one on a CPU")
@@ -37,12 +70,35 @@ class TrainConfig(BaseModel):
     log_steps: int = Field(default=20, ge=1, description="steps between TensorBoard points")
     seed: int | None = Field(default=None, ge=0, description="seed of this training; null: the run's seed")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _adam_does_not_decay(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("optimizer") == "adam":
+            return {"weight_decay": 0.0, **values}
+        return values
+
+    @field_validator("patches")
+    @classmethod
+    def _in_order(cls, patches: tuple[Patch, ...]) -> tuple[Patch, ...]:
+        begins = [p.from_ for p in patches]
+        if begins and begins[0] != 0:
+            raise ValueError(f"the first patch begins at {begins[0]:g}, it must be from: 0")
+        if any(later <= earlier for earlier, later in pairwise(begins)):
+            raise ValueError(f"each patch must begin after the one before, not {', '.join(f'{b:g}' for b in begins)}")
+        return patches
+
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
-        if self.min_lr > self.lr:
+        if self.min_lr > self.lr and self.schedule != "constant":
             raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}")
-        if self.batch % self.accumulate:
-            raise ValueError(f"batch {self.batch} cannot be cut into accumulate = {self.accumulate} equal parts")
+        for batch in (self.batch, *(p.batch for p in self.patches if p.batch)):
+            if batch % self.accumulate:
+                raise ValueError(f"batch {batch} cannot be cut into accumulate = {self.accumulate} equal parts")
+        for name, schedule in _SCHEDULE_OF.items():
+            if schedule != self.schedule and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for schedule '{schedule}', and schedule is '{self.schedule}'")
+        if self.clip_only is not None and not self.clip:
+            raise ValueError(f"clip_only '{self.clip_only}' has no effect with clip 0")
         return self
 
     def seeded(self, seed: int) -> TrainConfig:

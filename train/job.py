@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from train.adversary import Adversary, describe
 from train.batches import CropSource
 from train.config import TrainConfig
 from train.step import LossFn
@@ -33,6 +34,7 @@ class Job:
     validate: Validate | None = None
     validate_steps: int = 0
     lr_scale: Mapping[str, float] = field(default_factory=dict)
+    adversary: Adversary | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -40,10 +42,11 @@ class Job:
         return self.workdir / "checkpoint.pt"
 
     def fingerprint(self) -> str:
-        """64 hex digits over what must agree for a checkpoint to be continued: settings, names and shapes of the weights."""
+        """64 hex digits over what must agree for a checkpoint to be continued: settings, names and shapes of the weights, the adversary."""
         shapes = [(n, tuple(t.shape)) for m in (self.network, *self.extras) for n, t in m.state_dict().items()]
         settings = self.config.model_dump_json(exclude=_NOT_THE_RESULT)
-        return hashlib.sha256(f"{settings} {sorted(self.lr_scale.items())} {shapes}".encode()).hexdigest()
+        adversary = describe(self.adversary) if self.adversary is not None else ""
+        return hashlib.sha256(f"{settings} {sorted(self.lr_scale.items())} {shapes} {adversary}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import torch
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from pipeline.contract import Progress
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UsageError
 from train.config import TrainConfig
 from train.job import FitReport, Job
 
@@ -46,10 +46,16 @@ def under_torchrun() -> bool:
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
-    """A Fabric over the devices that ``config`` asks for."""
+    """A Fabric over the devices that ``config`` asks for.
+
+    Raises:
+        UsageError: a precision that this machine's devices do not have.
+    """
     from lightning.fabric import Fabric
 
     precision = resolve_precision(config)
+    if precision == "16-mixed" and not torch.cuda.is_available():
+        raise UsageError("train.amp", "16-mixed needs a GPU, and there is none", "use bf16-mixed, which CPUs have too, or auto")
     if under_torchrun():
         local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         return Fabric(devices=local, num_nodes=world // local, strategy="ddp" if world > 1 else "auto", precision=precision)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,18 @@ from torch import Tensor, nn
 from pipeline.contract import Progress
 from pipeline.errors import StageFailed, UsageError
 from train import state
+from train.adversary import Adversary, CriticTraining, Part
 from train.batches import CropSource, IndexPlan, batches, worker_count
 from train.config import TrainConfig
 from train.determinism import deterministic, seeded, set_seeds
 from train.ema import Ema
+from train.gradients import clip, clipped_alone, may_overflow, scaler_of
 from train.job import FitReport, Job, Validate
 from train.launch import launch
 from train.logs import TrainingLog, running_means
+from train.phases import phases
 from train.schedule import learning_rate
-from train.step import LossFn, StepModule, adamw, lay_out, set_lr
+from train.step import LossFn, StepModule, lay_out, make_optimizer, set_lr
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -49,6 +52,7 @@ def fit(
     validate: Validate | None = None,
     validate_steps: int = 0,
     lr_scale: Mapping[str, float] | None = None,
+    adversary: Adversary | None = None,
 ) -> FitReport:
     """Train ``network`` in place, going on from ``workdir`` where an earlier call was interrupted; a finished one is only reloaded.
 
@@ -57,7 +61,7 @@ def fit(
     Args:
         network: what is trained; afterwards on the CPU, in eval mode, holding the averaged weights when ``config.ema`` is set.
         loss_fn: the loss (``train.step.LossFn``).
-        dataset: ``[k]`` for k below steps × batch.
+        dataset: ``[k]`` for k below ``train.phases.samples(config)``.
         config: settings.
         workdir: keeps checkpoint.pt and tensorboard/.
         progress: told of steps, loss and learning rate.
@@ -66,13 +70,15 @@ def fit(
         validate: called every ``validate_steps`` steps; its scalars are logged.
         validate_steps: 0 never validates.
         lr_scale: glob pattern over parameter names ("network.…", "extras.<i>.…") -> factor on the learning rate.
+        adversary: a critic that is trained beside the network (``train.adversary``); afterwards on the CPU, in eval mode.
 
     Raises:
         StageFailed: the loss or the gradient is not finite; names the step.
-        UsageError: the batch cannot be shared equally by the processes.
+        UsageError: the batch cannot be shared equally by the processes, or settings that do not fit the network or the machine.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    job = Job(network, loss_fn, dataset, config, workdir, label, tuple(extra_modules), validate, validate_steps, lr_scale or {})
+    extras, scales = tuple(extra_modules), lr_scale or {}
+    job = Job(network, loss_fn, dataset, config, workdir, label, extras, validate, validate_steps, scales, adversary)
     report = _reload(job, progress)
     if report is None:
         report = launch(train, job, progress)
@@ -101,8 +107,11 @@ class _Training:
         self.layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
         self.step_module = StepModule(job.network, job.extras, job.loss_fn).train()
         lay_out(self.step_module, self.layout)
-        self.optimizer = adamw(self.step_module, self.config, job.lr_scale)
+        self.clipped = clipped_alone(self.step_module, self.config, job.label)
+        fused = scaler_of(fabric) is None  # scaled gradients are clipped before the optimizer's step, which then must not unscale them
+        self.optimizer = make_optimizer(self.step_module, self.config, job.lr_scale, fused)
         self.wrapped, self.fabric_optimizer = fabric.setup(self.step_module, self.optimizer)
+        self.critic = CriticTraining(job.adversary, fabric, self.layout) if job.adversary is not None else None
         self.ema = Ema(self.step_module, self.config.ema) if self.config.ema else None
         self.done, self.seconds, self.waited, self.means = 0, 0.0, 0.0, dict[str, float]()
         self.fingerprint = job.fingerprint()
@@ -128,23 +137,36 @@ class _Training:
     def _step(self, parts: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
         config, lr = self.config, learning_rate(self.done, self.config)
         set_lr(self.optimizer, lr)
-        sums: dict[str, float] = {}
-        for part in range(config.accumulate):
-            lq, gt = self._next(parts)
-            set_seeds(config.seed or 0, self.done, part, self.fabric.global_rank)
-            with self.fabric.no_backward_sync(self.wrapped, enabled=part < config.accumulate - 1):
-                loss, scalars = self.wrapped(lq, gt)
-                self.fabric.backward(loss / config.accumulate)
-            for name, value in {"loss": loss, **scalars}.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.accumulate
-        limit = config.clip or math.inf
-        norm: Any = self.fabric.clip_gradients(self.wrapped, self.fabric_optimizer, max_norm=limit, error_if_nonfinite=False)
-        self._require_finite(sums["loss"], float(norm), lr)
+        batch: Iterable[Part] = (self._next(parts) for _ in range(config.accumulate))
+        of_critic: dict[str, float] = {}
+        if self.critic is not None:
+            batch = list(batch)
+            of_critic = self.critic.step(self.job.network, batch, lr / config.lr, (config.seed or 0, self.done))
+            rate = f"the adversary's lr is {self.critic.adversary.lr:g}"
+            self._require_finite("the critic's loss", of_critic["critic_loss"], of_critic["critic_norm"], rate)
+        sums = self._backward(batch)
+        norm = clip(self.fabric, self.wrapped, self.fabric_optimizer, config, self.clipped)
+        rate = f"train.lr is {config.lr:g}, here {lr:.2g}"
+        self._require_finite("loss", sums["loss"], 0.0 if may_overflow(self.fabric) else norm, rate)
         self.fabric_optimizer.step()
         self.fabric_optimizer.zero_grad()
         if self.ema:
             self.ema.update(self.done + 1)
-        return {**sums, "lr": lr}
+        return {**sums, "lr": lr, **of_critic}
+
+    def _backward(self, batch: Iterable[Part]) -> dict[str, float]:
+        """Add up the gradients of all parts; the loss and its scalars, means over the parts."""
+        sums: dict[str, float] = {}
+        parts = self.config.accumulate
+        for part, (lq, gt) in enumerate(batch):
+            set_seeds(self.config.seed or 0, self.done, part, self.fabric.global_rank)
+            with self.fabric.no_backward_sync(self.wrapped, enabled=part < parts - 1):
+                with self.critic.frozen() if self.critic else contextlib.nullcontext():
+                    loss, scalars = self.wrapped(lq, gt)
+                self.fabric.backward(loss / parts)
+            for name, value in {"loss": loss, **scalars}.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / parts
+        return sums
 
     def _next(self, parts: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         begin = time.monotonic()
@@ -153,18 +175,21 @@ class _Training:
         device = self.fabric.device
         return tuple(t.to(device, memory_format=self.layout, non_blocking=True) for t in (lq, gt))  # type: ignore[return-value]
 
-    def _require_finite(self, loss: float, norm: float, lr: float) -> None:
+    def _require_finite(self, name: str, loss: float, norm: float, rate: str) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            what = f"loss is {loss:g} and the gradient's norm {norm:g} in step {self.done} of {self.config.steps}"
-            raise StageFailed(self.job.label, what, f"lower its learning rate (train.lr is {self.config.lr:g}, here {lr:.2g})")
+            what = f"{name} is {loss:g} and the gradient's norm {norm:g} in step {self.done} of {self.config.steps}"
+            raise StageFailed(self.job.label, what, f"lower its learning rate ({rate})")
 
     def _batches(self) -> Any:
         config, world = self.config, self.fabric.world_size
-        if config.batch % (world * config.accumulate):
-            what = f"batch {config.batch} cannot be shared by {world} processes in {config.accumulate} parts each"
-            raise UsageError(f"{self.job.label}: train.batch", what, f"make it a multiple of {world * config.accumulate}")
+        start, *later = phases(config)
+        for batch in (start.batch, *(phase.batch for phase in later)):
+            if batch % (world * config.accumulate):
+                what = f"batch {batch} cannot be shared by {world} processes in {config.accumulate} parts each"
+                raise UsageError(f"{self.job.label}: train.batch", what, f"make it a multiple of {world * config.accumulate}")
         on_gpu = self.fabric.device.type == "cuda"
-        plan = IndexPlan(config.steps, config.batch, config.accumulate, self.fabric.global_rank, world, self.done)
+        changes = tuple((phase.step, phase.batch) for phase in later)
+        plan = IndexPlan(config.steps, start.batch, config.accumulate, self.fabric.global_rank, world, self.done, changes)
         return _closable(batches(self.job.dataset, plan, worker_count(config, on_gpu, world), pin=on_gpu))
 
     def _validate(self, log: TrainingLog) -> None:
@@ -202,6 +227,8 @@ class _Training:
             "weights": self.step_module.state_dict(),
             "optimizer": None if finished else self.optimizer.state_dict(),
             "ema": self.ema.average if self.ema and not finished else None,
+            "critic": self.critic.state(finished) if self.critic else None,
+            "precision": self.fabric.strategy.precision.state_dict(),
         }
 
     def _resume(self) -> None:
@@ -214,6 +241,9 @@ class _Training:
         self.optimizer.load_state_dict(payload["optimizer"])
         if self.ema:
             self.ema.load(payload["ema"])
+        if self.critic:
+            self.critic.load(payload["critic"])
+        self.fabric.strategy.precision.load_state_dict(payload["precision"])
         self.done, self.seconds, self.waited = payload["done"], payload["seconds"], payload["waited"]
         self.means = payload["means"]
         self.progress.log(f"{self.job.label}: resumed at step {self.done} of {self.config.steps}")
@@ -232,13 +262,15 @@ def _reload(job: Job, progress: Progress) -> FitReport | None:
     if payload is None or not payload["finished"]:
         return None
     StepModule(job.network, job.extras, job.loss_fn).load_state_dict(payload["weights"])
+    if job.adversary is not None:
+        job.adversary.critic.load_state_dict(payload["critic"]["weights"])
     _rest(job)
     progress.log(f"{job.label}: already trained ({payload['done']} steps)")
     return _report(payload, payload["done"])
 
 
 def _rest(job: Job) -> None:
-    for module in (job.network, *job.extras):
+    for module in (job.network, *job.extras, *([job.adversary.critic] if job.adversary is not None else [])):
         lay_out(module.to("cpu"), torch.contiguous_format)
         module.eval()
 

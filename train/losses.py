@@ -44,8 +44,10 @@ def fft(output: Tensor, wanted: Tensor) -> Tensor:
 
     MIMO-UNet adds it to L1 with weight 0.1.
     """
-    difference = torch.fft.fft2((output - wanted).float())  # the transform is linear: one is enough
-    return torch.view_as_real(difference).abs().mean()
+    difference = output - wanted
+    if difference.dtype in (torch.float16, torch.bfloat16):
+        difference = difference.float()
+    return torch.view_as_real(torch.fft.fft2(difference)).abs().mean()  # the transform is linear: one is enough
 
 
 LOSSES: Mapping[LossName, Loss] = MappingProxyType({"l1": l1, "charbonnier": charbonnier, "mse": mse, "psnr": psnr, "fft": fft})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,12 +13,15 @@ from data.crops import CropDataset
 from models.arch import size_multiple
 from pipeline.contract import PairSource, Progress
 from pipeline.errors import UsageError
+from train.adversary import Adversary
 from train.config import RecoverConfig, TrainConfig
 from train.determinism import seeded
 from train.features import FeatureLoss, feature_loss
 from train.job import FitReport, Validate
 from train.loop import fit
 from train.losses import LOSSES
+from train.phases import phases, samples
+from train.step import LossFn
 
 
 class TeacherLoss:
@@ -95,38 +98,105 @@ def recover(
         UsageError: the crop is no multiple of what the networks ask for, or the images are smaller than it.
         StageFailed: the training diverged.
     """
-    settings = config.train.seeded(seed)
-    check_crop(settings.crop, label, student, *([teacher] if teacher is not None else []))
-    crops = training_crops(source, settings)
-    features = None
+    settings, features = config.train.seeded(seed), None
     if teacher is not None and config.loss_weights.feature:
         with seeded(settings.seed or 0, "adapters"):
             features = feature_loss(student, teacher)
     if features is None and teacher is not None and config.loss_weights.feature:
         progress.log(f"{label}: a network has no features to compare, the feature loss is left out")
-    return fit(
+    return train_alone(
         student,
         TeacherLoss(config, teacher, features),
-        crops,
+        source,
         settings,
         workdir,
         progress,
+        seed,
         label=label,
         extra_modules=[features] if features is not None else [],
+        also=[teacher] if teacher is not None else [],
         validate=validate,
         validate_steps=validate_steps,
         lr_scale=lr_scale,
     )
 
 
+def train_alone(
+    network: nn.Module,
+    loss_fn: LossFn,
+    source: PairSource,
+    config: TrainConfig,
+    workdir: Path,
+    progress: Progress,
+    seed: int,
+    *,
+    label: str,
+    adversary: Adversary | None = None,
+    extra_modules: Sequence[nn.Module] = (),
+    also: Sequence[nn.Module] = (),
+    validate: Validate | None = None,
+    validate_steps: int = 0,
+    lr_scale: Mapping[str, float] | None = None,
+) -> FitReport:
+    """Train ``network`` in place with any loss, on crops of ``source``; otherwise as ``recover``.
+
+    Args:
+        network: any network of ``models``; afterwards on the CPU in eval mode.
+        loss_fn: what is minimised.
+        source: pairs to train on.
+        config: settings.
+        workdir: keeps the training checkpoint; one folder per training.
+        progress: told of steps and losses.
+        seed: used where ``config.seed`` is null.
+        label: names the training in progress and errors.
+        adversary: a critic that is trained beside the network.
+        extra_modules: modules of the loss that are trained as well.
+        also: further networks that see the crops.
+        validate: see ``train.loop.fit``.
+        validate_steps: see ``train.loop.fit``.
+        lr_scale: see ``train.loop.fit``.
+
+    Raises:
+        UsageError: a crop is no multiple of what the networks ask for, or the images are smaller than it.
+        StageFailed: the training diverged.
+    """
+    settings = config.seeded(seed)
+    check_crops(settings, label, network, *also)
+    return fit(
+        network,
+        loss_fn,
+        training_crops(source, settings),
+        settings,
+        workdir,
+        progress,
+        label=label,
+        extra_modules=extra_modules,
+        validate=validate,
+        validate_steps=validate_steps,
+        lr_scale=lr_scale,
+        adversary=adversary,
+    )
+
+
 def training_crops(source: PairSource, config: TrainConfig) -> CropDataset:
-    """The crops of a training: steps × batch of them."""
-    return CropDataset(source, config.crop, config.seed or 0, config.steps * config.batch)
+    """The crops of a training, all that its steps take.
+
+    Raises:
+        UsageError: an image is smaller than the crops of a later phase; the first crop of each is tried, so that a training does not
+            fail half-way where all images are too small.
+    """
+    (_, crop), *later = ((phase.sample, phase.crop) for phase in phases(config))
+    crops = CropDataset(source, crop, config.seed or 0, samples(config), config.augment, later)
+    for first, _ in later:
+        crops[first]
+    return crops
 
 
-def check_crop(crop: int, label: str, *networks: nn.Module) -> None:
-    """Raise UsageError unless ``crop`` is a multiple of every network's ``size_multiple``."""
+def check_crops(config: TrainConfig, label: str, *networks: nn.Module) -> None:
+    """Raise UsageError unless all crops of ``config`` are multiples of every network's ``size_multiple``."""
     multiple = math.lcm(*(size_multiple(n) for n in networks))
-    if crop % multiple:
-        below = max(multiple, crop // multiple * multiple)
-        raise UsageError(f"{label}: train.crop", f"{crop} is no multiple of {multiple}, which the networks need", f"e.g. {below}")
+    crops = {f"train.patches.{i}.crop": patch.crop for i, patch in enumerate(config.patches)} or {"train.crop": config.crop}
+    for name, crop in crops.items():
+        if crop % multiple:
+            below = max(multiple, crop // multiple * multiple)
+            raise UsageError(f"{label}: {name}", f"{crop} is no multiple of {multiple}, which the networks need", f"e.g. {below}")

@@ -37,24 +37,28 @@ class StepModule(nn.Module):
         return loss, {name: value.detach() for name, value in scalars.items()}
 
 
-def adamw(module: nn.Module, config: TrainConfig, lr_scale: Mapping[str, float]) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, 2019) in one group per (decay, learning-rate factor).
+def make_optimizer(module: nn.Module, config: TrainConfig, lr_scale: Mapping[str, float], fused: bool = True) -> torch.optim.Adam:
+    """Adam (Kingma & Ba, 2015) or AdamW (Loshchilov & Hutter, 2019) in one group per (decay, learning-rate factor).
 
-    Weight decay is left off parameters with at most one dimension longer than 1: biases, norms, per-channel scales.
+    Where ``config.decay`` is "matrices", weight decay is left off parameters with at most one dimension longer than 1: biases, norms,
+    per-channel scales. AdamW's shrinks the weights by themselves, Adam's is an L2 penalty in the gradient.
 
     Args:
         module: its trainable parameters are optimized.
-        config: weight_decay and betas are read; the rate is set at every step by ``set_lr``.
+        config: optimizer, weight_decay, decay and betas are read; the rate is set at every step by ``set_lr``.
         lr_scale: glob pattern over parameter names -> factor on the learning rate; the first that matches counts.
+        fused: one kernel for a whole step; Fabric cannot clip the gradients of such an optimizer in 16-mixed precision.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             factor = next((f for pattern, f in lr_scale.items() if fnmatchcase(name, pattern)), 1.0)
-            decay = config.weight_decay if sum(size > 1 for size in parameter.shape) > 1 else 0.0
+            decays = config.decay == "all" or sum(size > 1 for size in parameter.shape) > 1
+            decay = config.weight_decay if decays else 0.0
             groups.setdefault((decay, factor), []).append(parameter)
     settings = [{"params": p, "weight_decay": decay, "lr_factor": factor} for (decay, factor), p in groups.items()]
-    return torch.optim.AdamW(settings, lr=config.lr, betas=config.betas, fused=True)
+    kind: type[torch.optim.Adam] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+    return kind(settings, lr=config.lr, betas=config.betas, fused=fused)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

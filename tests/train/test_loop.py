@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import StageFailed
-from tests.train.toys import ToyCrops, Words, mse_loss, toy_config, toy_network, train_toy, weights_of
+from tests.train.toys import Stop, StopAt, ToyCrops, Words, mse_loss, toy_config, toy_network, train_toy, weights_of
 from train import state
 from train.loop import fit
 
@@ -71,21 +71,6 @@ def test_a_finished_training_is_reloaded(tmp_path):
     assert not words.updates
     assert words.lines == ["toy: already trained (12 steps)"]
     assert (second.steps, second.seconds, second.scalars) == (report.steps, report.seconds, report.scalars)
-
-
-class Stop(Exception):
-    """Ends a training in its middle."""
-
-
-class StopAt(ToyCrops):
-    def __init__(self, sample):
-        super().__init__()
-        self.sample = sample
-
-    def __getitem__(self, k):
-        if k >= self.sample:
-            raise Stop
-        return super().__getitem__(k)
 
 
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"accumulate": 2}], ids=str)

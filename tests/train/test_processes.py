@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pipeline.errors import StageFailed, UsageError
-from tests.train.toys import ToyCrops, Words, toy_config, toy_network, train_toy, weights_of
+from tests.train.toys import ToyAdversary, ToyCrops, Words, toy_config, toy_network, train_toy, train_with_critic, weights_of
 from train.loop import fit
 
 TOYS = "tests.train.toys"
@@ -47,9 +47,13 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+PATCHES = [{"from": 0, "crop": 16}, {"from": 0.3, "crop": 16, "batch": 2}]
+
+
 @pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     options = {"steps": 120, "ema": 0.9, "checkpoint_steps": 1, "network": {"dropout": 0.2, "norm": True}}
+    options |= {"adversary": {"steps": 2}, "patches": PATCHES}
     whole = run_toys(tmp_path / "whole", tmp_path / "whole.pt", options)
     cut, done = tmp_path / "cut", 0
     for _ in range(2):
@@ -64,6 +68,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     finished(whole)
     assert 10 <= done < 120
     assert equal(load(tmp_path / "whole.pt")["weights"], load(tmp_path / "cut.pt")["weights"])
+    assert equal(load(tmp_path / "whole.pt")["critic"], load(tmp_path / "cut.pt")["critic"])
 
 
 def wait_for_steps(checkpoint, steps):
@@ -78,28 +83,32 @@ def wait_for_steps(checkpoint, steps):
 
 @pytest.mark.slow
 def test_torchrun_with_two_processes_equals_one_with_the_double_batch(tmp_path):
-    options = {"steps": 6, "batch": 8, "weight_decay": 0.0, "clip": 0.0}
+    options = {"steps": 6, "batch": 8, "accumulate": 2, "weight_decay": 0.0, "clip": 0.0, "adversary": {"steps": 2, "random": False}}
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
     finished(run_toys(tmp_path / "two", tmp_path / "two.pt", options, launcher))
     finished(run_toys(tmp_path / "one", tmp_path / "one.pt", options))
     one, two = load(tmp_path / "one.pt"), load(tmp_path / "two.pt")
-    assert len(one["gradients"]) == len(list(toy_network().parameters()))
-    for a, b in zip(one["gradients"], two["gradients"], strict=True):
+    of_critic, of_network = one["gradients"]
+    assert (len(of_critic), len(of_network)) == (len(list(ToyAdversary().critic.parameters())), len(list(toy_network().parameters())))
+    for a, b in zip([*of_critic, *of_network], [*two["gradients"][0], *two["gradients"][1]], strict=True):
         assert torch.allclose(a, b, atol=1e-6)
-        assert a.abs().max() > 1e-4
-    start = toy_network().state_dict()
-    for name, value in one["weights"].items():
-        assert torch.allclose(value, two["weights"][name], atol=1e-4), name  # Adam magnifies rounding where a gradient is near zero
-    assert not torch.allclose(start["last.weight"], one["weights"]["last.weight"], atol=1e-3)
+    assert min(g.abs().max() for g in [*of_critic[::2], *of_network]) > 1e-4
+    for kind in ("weights", "critic"):
+        for name, value in one[kind].items():
+            assert torch.allclose(value, two[kind][name], atol=1e-4), name  # Adam magnifies rounding where a gradient is near zero
+    assert not torch.allclose(toy_network().last.weight, one["weights"]["last.weight"], atol=1e-3)
+    assert not torch.allclose(ToyAdversary().critic[0].weight, one["critic"]["0.weight"], atol=1e-3)
 
 
 @pytest.mark.slow
 def test_spawned_processes_bring_their_weights_and_words_back(tmp_path):
     words = Words()
     config = toy_config(devices=2, steps=5, clip=0.0)
-    two, report = train_toy(tmp_path / "two", config, progress=words)
-    one, _ = train_toy(tmp_path / "one", toy_config(steps=5, clip=0.0))
+    critics = [ToyAdversary(random=False) for _ in range(2)]
+    two, report = train_with_critic(tmp_path / "two", critics[0], config, progress=words)
+    one, _ = train_with_critic(tmp_path / "one", critics[1], toy_config(steps=5, clip=0.0, devices=1))
     assert torch.allclose(weights_of(one), weights_of(two), atol=1e-4)
+    assert torch.allclose(weights_of(critics[0].critic), weights_of(critics[1].critic), atol=1e-4)
     assert words.updates[-1][:3] == ("toy", 5, 5)
     assert report.steps == 5
 

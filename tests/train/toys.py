@@ -18,6 +18,7 @@ from train.determinism import seeded
 from train.job import FitReport
 from train.loop import fit
 from train.losses import LOSSES
+from train.phases import phases
 
 SIDE = 16
 
@@ -56,6 +57,66 @@ class ToyCrops:
         gt = np.random.default_rng(k).random((3, self.side, self.side), np.float32)
         lq = (gt + np.roll(gt, 1, 1) + np.roll(gt, 1, 2)) / 3
         return lq.astype(np.float32), gt
+
+
+class Stop(Exception):
+    """Ends a training in its middle."""
+
+
+class StopAt(ToyCrops):
+    """Toy crops that end the training where sample ``sample`` is asked for."""
+
+    def __init__(self, sample):
+        super().__init__()
+        self.sample = sample
+
+    def __getitem__(self, k):
+        if k >= self.sample:
+            raise Stop
+        return super().__getitem__(k)
+
+
+class PhasedCrops(ToyCrops):
+    """Crops whose size follows the training's phases; remembers which were asked for."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.phases, self.asked = phases(config), []
+
+    def __getitem__(self, k):
+        self.asked.append(k)
+        self.side = next(phase.crop for phase in reversed(self.phases) if phase.sample <= k)
+        return super().__getitem__(k)
+
+
+class ToyAdversary:
+    """A tiny critic with a gradient penalty: at random points between the images (WGAN-GP), or at the sharp ones, nothing random."""
+
+    def __init__(self, steps=2, lr=5e-3, penalty=1.0, random=True, width=4):
+        self.steps, self.lr, self.betas, self.penalty, self.random = steps, lr, (0.5, 0.9), penalty, random
+        with seeded("toy critic"):
+            self.critic = nn.Sequential(nn.Conv2d(3, width, 3, 2), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 3))
+
+    def loss(self, network, lq, gt):
+        fake = network(lq)
+        share = torch.rand(len(gt), 1, 1, 1) if self.random else torch.ones(len(gt), 1, 1, 1)
+        between = (share * gt + (1 - share) * fake).requires_grad_()
+        (slope,) = torch.autograd.grad(self.critic(between).sum(), between, create_graph=True)
+        penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
+        distance = self.critic(gt).mean() - self.critic(fake).mean()
+        return self.penalty * penalty - distance, {"distance": distance}
+
+
+class PleaseTheCritic:
+    """Mean squared error, and what the critic says of the output."""
+
+    def __init__(self, adversary):
+        self.critic = adversary.critic
+
+    def __call__(self, network, lq, gt):
+        output = network(lq)
+        mse = LOSSES["mse"](output, gt)
+        return mse - 0.01 * self.critic(output).mean(), {"mse": mse}
 
 
 class ToySource:
@@ -109,12 +170,14 @@ def toy_network(**options):
         return ToyNet(**options)
 
 
-def train_toy(workdir, config=None, network=None, progress=None, dataset=None, **options) -> tuple[nn.Module, FitReport]:
+def train_toy(workdir, config=None, network=None, progress=None, dataset=None, loss=mse_loss, **options) -> tuple[nn.Module, FitReport]:
     network = network or toy_network()
-    report = fit(
-        network, mse_loss, dataset or ToyCrops(), config or toy_config(), Path(workdir), progress or Words(), label="toy", **options
-    )
+    report = fit(network, loss, dataset or ToyCrops(), config or toy_config(), Path(workdir), progress or Words(), label="toy", **options)
     return network, report
+
+
+def train_with_critic(workdir, adversary, config=None, network=None, **options) -> tuple[nn.Module, FitReport]:
+    return train_toy(workdir, config, network, loss=PleaseTheCritic(adversary), adversary=adversary, **options)
 
 
 def weights_of(network):
@@ -122,21 +185,29 @@ def weights_of(network):
 
 
 def main():
-    """``toys.py WORKDIR OUT JSON``: train with the configuration JSON; process 0 writes the weights and the first step's gradients."""
+    """``toys.py WORKDIR OUT JSON``: train with the configuration JSON; process 0 writes the weights and the first gradients.
+
+    With ``adversary`` (options of ToyAdversary) in the JSON these are the critic's, and then the network's.
+    """
     workdir, out, text = sys.argv[1:4]
     options = json.loads(text)
     network = toy_network(**options.pop("network", {}))
     dataset = ToyCrops(options.pop("delay", 0.0))
-    gradients = []
+    adversary = ToyAdversary(**options.pop("adversary")) if "adversary" in options else None
+    gradients = {}
 
     def keep(optimizer, args, kwargs):
-        if not gradients:
-            gradients.extend(p.grad.clone() for group in optimizer.param_groups for p in group["params"])
+        gradients.setdefault(id(optimizer), [p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
 
     register_optimizer_step_pre_hook(keep)
-    train_toy(workdir, toy_config(**options), network, dataset=dataset)
+    if adversary is None:
+        train_toy(workdir, toy_config(**options), network, dataset=dataset)
+        critic = {}
+    else:
+        train_with_critic(workdir, adversary, toy_config(**options), network, dataset=dataset)
+        critic = adversary.critic.state_dict()
     if os.environ.get("RANK", "0") == "0":
-        torch.save({"weights": network.state_dict(), "gradients": gradients}, out)
+        torch.save({"weights": network.state_dict(), "critic": critic, "gradients": [*gradients.values()]}, out)
 
 
 if __name__ == "__main__":
