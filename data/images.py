@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """File names that are taken for images (case does not matter)."""
+
+_ORIENTATION = 0x0112  # EXIF tag
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -56,18 +61,20 @@ def image_size(path: Path) -> tuple[int, int]:
     """Height and width in pixels as ``read_image`` would give them, from the file's header alone.
 
     Raises:
-        UsageError: the file is missing or is not an image.
+        UsageError: the file is missing, cannot be opened, is empty or is not an image; a PNG also when it is cut short.
     """
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap the sides
-            return (image.width, image.height) if turned else (image.height, image.width)
+        with path.open("rb") as file, Image.open(file) as image:
+            orientation = _png_orientation(file) if image.format == "PNG" else image.getexif().get(_ORIENTATION, 1)
+            return (image.width, image.height) if orientation >= 5 else (image.height, image.width)  # 5 to 8 swap the sides
     except FileNotFoundError as e:
         raise _missing(path) from e
-    except (OSError, Image.DecompressionBombError) as e:
-        raise _not_an_image(path) from e
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what Pillow raises on a damaged header
+        if getattr(e, "errno", None):
+            raise _closed(path, e) from e
+        raise (_not_an_image(path) if path.stat().st_size else _empty(path)) from e
 
 
 def list_images(folder: Path, recursive: bool = False) -> list[Path]:
@@ -91,20 +98,60 @@ def check_rgb(image: NDArray[np.uint8]) -> None:
         raise ValueError(f"expected a uint8 RGB image [H, W, 3], got {image.dtype} {list(image.shape)}")
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """OpenCV on the calling thread alone: processes that load data fork, and its thread pool does not survive that."""
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _png_orientation(file: BinaryIO) -> int:
+    """EXIF orientation (1 where there is none) of a PNG, from its chunks' headers: Pillow would decode the picture first."""
+    from PIL import Image
+
+    orientation, kind = 1, b""
+    file.seek(8)
+    while kind != b"IEND":
+        header = file.read(8)
+        if len(header) < 8:
+            raise OSError("cut short")
+        length, kind = struct.unpack(">I4s", header)
+        if kind == b"eXIf":
+            exif = Image.Exif()
+            exif.load(file.read(length))
+            orientation, length = int(exif.get(_ORIENTATION, 1)), 0
+        file.seek(length + 4, 1)
+    return orientation
+
+
 def _read_bytes(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError as e:
         raise _missing(path) from e
     except OSError as e:
-        raise UsageError(str(path), f"cannot be opened ({e.strerror})", "check the path and its permissions") from e
+        raise _closed(path, e) from e
     if not content:
-        raise UsageError(str(path), "the file is empty", "remove it or copy it again")
+        raise _empty(path)
     return content
 
 
 def _missing(path: Path) -> UsageError:
     return UsageError(str(path), "file does not exist", "check the path")
+
+
+def _closed(path: Path, error: Exception) -> UsageError:
+    return UsageError(str(path), f"cannot be opened ({getattr(error, 'strerror', error)})", "check the path and its permissions")
+
+
+def _empty(path: Path) -> UsageError:
+    return UsageError(str(path), "the file is empty", "remove it or copy it again")
 
 
 def _not_an_image(path: Path) -> UsageError:

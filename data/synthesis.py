@@ -11,8 +11,6 @@ Everything follows from (seed, index): the same pair on every call, with any num
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
@@ -20,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from data.camera import Gamma, add_noise, to_linear, to_pixels, warp
 from data.foreground import Foreground, draw_foreground, paste
-from data.images import check_rgb
+from data.images import check_rgb, one_thread
 from data.trajectory import Motion, draw_motion
 
 if TYPE_CHECKING:
@@ -120,7 +118,7 @@ def synthesize(
     for_motion, for_object, for_noise = _streams(seed, index)
     motion = _draw_motion(for_motion, settings, window)
     thing = _draw_foreground(for_object, settings, window, sharp) if for_object.random() < settings.foreground else None
-    with _one_thread():
+    with one_thread():
         blurred, middle = _expose(sharp, settings.gamma, window, motion, thing)
         noisy = add_noise(for_noise, blurred, for_noise.uniform(*settings.read_noise), for_noise.uniform(*settings.shot_noise))
         return to_pixels(noisy, settings.gamma), to_pixels(middle, settings.gamma)
@@ -178,16 +176,3 @@ def _box(thing: Foreground, motion: Motion, window: Window) -> tuple[slice, slic
     top, bottom = max(0, y - window.top - reach), min(window.height, y - window.top + h + reach)
     left, right = max(0, x - window.left - reach), min(window.width, x - window.left + w + reach)
     return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """OpenCV on the calling thread alone: processes that load data fork, and its thread pool does not survive that."""
-    import cv2
-
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)

@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data.digests import file_digest, joint_digest, value_digest
 from data.images import read_image
-from data.synthesis import SYNTHESIS_VERSION, BlurSettings, Window, synthesize
+from data.synthesis import SYNTHESIS_VERSION, BlurSettings, synthesize
+from data.windows import shrunk, texture_integral, textured_window
 from pipeline.contract import Pair, ReaderSpec
 from pipeline.errors import ToolchainMissing
 
@@ -27,11 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _VERSION = 1
-"""Part of the digest: raise it when the choice of photographs or windows below changes."""
-
-_MARGIN = 8  # pixels between a window and the photograph's border: what moves into the picture is real, not mirrored
-_CANDIDATES = 16  # windows tried before the one with most texture is taken
-_MIN_TEXTURE = 4.0  # mean step between neighbouring pixels of a grey window, in 8-bit levels; a plain wall has about 1
+"""Part of the digest: raise it when the choice of photographs below, or of windows in ``data.windows``, changes."""
 
 
 class Photo(NamedTuple):
@@ -101,8 +98,8 @@ class SamplesSource:
         photo = self._photos[index % len(self._photos)]
         streams = np.random.SeedSequence([self.seed, _SALT[self.config.split]]).generate_state(2, np.uint64)
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([int(streams[0]), index])))
-        sharp, steps = _load(photo.file, photo.shrinks[int(rng.integers(len(photo.shrinks)))])
-        window = _window(rng, steps, self._size)
+        sharp, integral = _load(photo.file, photo.shrinks[int(rng.integers(len(photo.shrinks)))])
+        window = textured_window(rng, integral, self._size)
         lq, gt = synthesize(sharp, self.config.blur, int(streams[1]), index, window)
         return Pair(lq, gt, f"{index:04d}_{Path(photo.file).stem}", photo.scene)
 
@@ -147,34 +144,12 @@ def _path(file: str) -> Path:
 
 
 @cache
-def _load(file: str, shrink: float) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """The photograph, uint8 RGB [H, W, 3], and its integral of texture, int32 [H + 1, W + 1]; both read-only."""
-    import cv2
-
-    image = read_image(_path(file))
-    if shrink > 1:
-        image = np.asarray(cv2.resize(image, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA), np.uint8)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    steps = np.hypot(np.diff(grey, axis=0, append=grey[-1:]), np.diff(grey, axis=1, append=grey[:, -1:]))
-    integral = np.asarray(cv2.integral(np.minimum(steps, 255).astype(np.uint8)), np.int32)
+def _load(file: str, shrink: float) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """The photograph, uint8 RGB [H, W, 3], and its integral of texture, float64 [H + 1, W + 1]; both read-only."""
+    image = shrunk(read_image(_path(file)), shrink)
+    integral = texture_integral(image)
     image.flags.writeable = integral.flags.writeable = False
     return image, integral
-
-
-def _window(rng: np.random.Generator, steps: NDArray[np.int32], size: int) -> Window:
-    """A random window with texture, at most ``size`` on a side; ``steps`` is the photograph's integral of texture."""
-    free = steps.shape[0] - 1 - 2 * _MARGIN, steps.shape[1] - 1 - 2 * _MARGIN
-    height, width = min(size, free[0]), min(size, free[1])
-    best, most = Window(_MARGIN, _MARGIN, height, width), -1.0
-    for _ in range(_CANDIDATES):
-        top, left = (_MARGIN + int(rng.integers(f - side + 1)) for f, side in zip(free, (height, width), strict=True))
-        bottom, right = top + height, left + width
-        texture = (steps[bottom, right] - steps[top, right] - steps[bottom, left] + steps[top, left]) / (height * width)
-        if texture > most:
-            best, most = Window(top, left, height, width), texture
-        if most >= _MIN_TEXTURE:
-            break
-    return best
 
 
 READER = ReaderSpec(config=SamplesConfig, open=open_samples)

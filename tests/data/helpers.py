@@ -25,3 +25,20 @@ def write_pairs(root: Path, names, size=(40, 48), folder=("blur", "sharp")):
     for i, name in enumerate(names):
         for part, offset in zip(folder, (0, 1000), strict=True):
             write_image(root / part / f"{name}.png", texture(*size, seed=i + offset))
+
+
+def write_video(path: Path, frames, codec="mp4v"):
+    """A video of uint8 RGB frames, with a key frame every 12."""
+    import cv2
+
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), 30, (width, height))
+    for frame in frames:
+        writer.write(frame[..., ::-1].copy())
+    writer.release()
+
+
+def panning(count, step=2, height=64, width=96, seed=0):
+    """Frames that look further to the right by ``step`` pixels each."""
+    scene = texture(height, width + 8 * (count * step // 8 + 1), seed)
+    return [scene[:, i * step : i * step + width].copy() for i in range(count)]

@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import pytest
 
-from data.crops import CropDataset, PairCache, fixed_batch
+from data.crops import CACHE_BYTES, Augment, CropDataset, PairCache, Visits, fixed_batch
 from data.readers.samples import SamplesConfig, SamplesSource
 from pipeline.contract import Pair
 from pipeline.errors import UsageError
@@ -66,7 +66,7 @@ def test_all_eight_orientations_appear():
 
 
 def test_without_augmentation_the_crop_is_upright():
-    dataset = CropDataset(Numbered(), 16, 1, 20, augment=False)
+    dataset = CropDataset(Numbered(), 16, 1, 20, Augment(hflip=False, vflip=False, rot90=False))
     for k in range(20):
         lq, _ = numbers(dataset[k])
         assert (np.diff(lq[0], axis=0) == 1).all()
@@ -111,6 +111,99 @@ def test_outside_the_length():
 def test_no_pairs():
     with pytest.raises(ValueError, match="no crops of 16 pixels from 0 pairs"):
         CropDataset(Numbered(count=0), 16, 1, 3)
+
+
+def test_another_side_from_an_item_on():
+    plain = CropDataset(Numbered(), 16, 1, 12)
+    dataset = CropDataset(Numbered(), 16, 1, 12, crops=[(4, 24), (9, 32)])
+    assert [dataset[k][0].shape[1] for k in range(12)] == [16] * 4 + [24] * 5 + [32] * 3
+    assert [dataset.side(k) for k in (0, 3, 4, 8, 9, 11)] == [16, 16, 24, 24, 32, 32]
+    assert all(same(dataset[k], plain[k]) for k in range(4))
+    assert same(dataset[9], CropDataset(Numbered(), 32, 1, 12)[9])
+
+
+def test_a_later_side_may_be_too_large_for_an_image():
+    dataset = CropDataset(Numbered(), 16, 1, 4, crops=[(2, 64)])
+    dataset[1]
+    with pytest.raises(UsageError, match="smaller than the training crop of 64"):
+        dataset[2]
+
+
+@pytest.mark.parametrize(("crops", "said"), [([(4, 24), (2, 32)], "not in the order of k"), ([(4, 0)], "no crops of")])
+def test_wrong_sides(crops, said):
+    with pytest.raises(ValueError, match=said):
+        CropDataset(Numbered(), 16, 1, 12, crops=crops)
+
+
+def test_a_set_that_fits_into_memory_is_visited_once_a_round():
+    assert Visits.of(100, CACHE_BYTES // 100) == Visits(1, 0)
+    assert [Visits(1, 0).place(k) for k in range(5)] == list(range(5))
+    assert CropDataset(Numbered(), 16, 1, 1, cache_bytes=10).visits == Visits(1, 0)  # the items do not depend on the memory given
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "visits"),
+    [(256, 256, (8, 32)), (512, 512, (8, 16)), (720, 1280, (8, 8)), (1080, 1920, (8, 2)), (2160, 3840, (4, 1))],
+)
+def test_visits_of_a_large_set_fit_into_memory(height, width, visits):
+    size = 2 * 3 * height * width
+    found = Visits.of(100_000, size)
+    assert (found.each, found.lag) == visits
+    assert (found.each * found.lag + 1) * size <= CACHE_BYTES
+
+
+def test_frames_of_which_memory_holds_few_are_visited_once():
+    assert Visits.of(100, CACHE_BYTES // 2) == Visits(1, 0)
+
+
+def large(count=150):
+    """A set that is treated as if it did not fit into memory: 8 * 4 + 1 pairs are held."""
+    dataset = CropDataset(Numbered(count), 16, 1, 10_000, cache_bytes=33 * 2 * 40 * 52 * 3)
+    dataset.visits = Visits(8, 4)
+    return dataset
+
+
+def test_a_large_set_is_decoded_once_for_eight_crops():
+    dataset = large()
+    source = dataset._pairs.source
+    for k in range(8 * 4):
+        dataset[k]  # until the second lane reaches where the first began
+    reads = []
+    for k in range(8 * 4, 8 * 120):
+        before = source.reads
+        dataset[k]
+        reads.append(source.reads - before)
+    assert sum(reads) == 120 - 4
+    assert all(sum(reads[i : i + 8]) == 1 for i in range(0, len(reads), 8))  # evenly: never two in one batch
+
+
+def test_a_large_set_comes_evenly_and_mixed():
+    dataset = large()
+    met = [dataset.index(k) for k in range(8 * 150 * 3)]
+    kinds = [len(set(met[i : i + 32])) for i in range(0, len(met), 32)]
+    assert np.mean(kinds) > 31  # 32 where the order of one round does not meet that of the next
+    counts = np.bincount(met, minlength=150)
+    assert 3 * 8 - 8 <= counts.min() <= counts.max() <= 3 * 8 + 8
+    batches = {tuple(sorted(met[i : i + 8])) for i in range(0, len(met), 8)}
+    assert len(batches) == 150 * 3
+
+
+def test_a_large_set_resumes_exactly():
+    first = large()
+    forward = [first[k] for k in range(200)]
+    later = large()
+    assert all(same(later[k], forward[k]) for k in range(120, 200))
+    assert not same(forward[0], forward[8])
+
+
+@pytest.mark.parametrize(("batch", "workers"), [(8, 2), (16, 2), (4, 8)])
+def test_data_processes_share_the_pairs_of_a_large_set(batch, workers):
+    """A process sees batches w, w + n, ...: a pair that it decoded comes back to it."""
+    visits = Visits(8, 8)
+    for worker in range(workers):
+        met = [visits.place(k) for i in range(worker, 400, workers) for k in range(i * batch, (i + 1) * batch)]
+        lanes = len({k % 8 for i in range(worker, 400, workers) for k in range(i * batch, (i + 1) * batch)})
+        assert len(set(met)) < len(met) / lanes * 1.25
 
 
 def test_fixed_batch_stacks_items():

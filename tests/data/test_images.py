@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.images import check_rgb, image_size, list_images, read_image, write_image
+from data.images import check_rgb, image_size, list_images, one_thread, read_image, write_image
 from pipeline.errors import UsageError
 from tests.data.helpers import texture
 
@@ -40,14 +40,16 @@ def test_grey_alpha_and_16_bit_become_8_bit_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_header_and_pixels_agree_on_a_turned_photograph(tmp_path, orientation):
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_header_and_pixels_agree_on_a_turned_photograph(tmp_path, orientation, suffix):
     from PIL import Image
 
     image = Image.new("RGB", (30, 20))
     exif = image.getexif()
     exif[0x0112] = orientation
-    image.save(tmp_path / "a.jpg", exif=exif)
-    assert image_size(tmp_path / "a.jpg") == read_image(tmp_path / "a.jpg").shape[:2]
+    path = tmp_path / f"a{suffix}"
+    image.save(path, exif=exif)
+    assert image_size(path) == read_image(path).shape[:2]
 
 
 def test_missing_file(tmp_path):
@@ -56,13 +58,17 @@ def test_missing_file(tmp_path):
 
 
 def test_folder_instead_of_file(tmp_path):
-    assert error(read_image, tmp_path) == f"{tmp_path}: cannot be opened (Is a directory)\nhint: check the path and its permissions"
+    assert (
+        error(read_image, tmp_path)
+        == error(image_size, tmp_path)
+        == f"{tmp_path}: cannot be opened (Is a directory)\nhint: check the path and its permissions"
+    )
 
 
 def test_empty_file(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"")
-    assert error(read_image, path) == f"{path}: the file is empty\nhint: remove it or copy it again"
+    assert error(read_image, path) == error(image_size, path) == f"{path}: the file is empty\nhint: remove it or copy it again"
 
 
 def test_file_that_is_no_image(tmp_path):
@@ -113,3 +119,20 @@ def test_list_images_of_nothing(tmp_path):
     assert error(list_images, tmp_path / "no") == f"{tmp_path / 'no'}: folder does not exist\n{hint}"
     expected = f"{tmp_path}: holds no image\nhint: put images there (.png .jpg .jpeg .bmp .tif .tiff .webp)"
     assert error(list_images, tmp_path) == expected
+
+
+def test_the_size_of_a_truncated_png_is_not_told(tmp_path):
+    write_image(tmp_path / "a.png", texture(256, 256))
+    whole = (tmp_path / "a.png").read_bytes()
+    for length in (10, 30, 60, len(whole) // 2, len(whole) - 13):
+        (tmp_path / "a.png").write_bytes(whole[:length])
+        assert "not a readable image" in error(image_size, tmp_path / "a.png")
+
+
+def test_one_thread_is_given_back():
+    import cv2
+
+    before = cv2.getNumThreads()
+    with one_thread():
+        assert cv2.getNumThreads() == 1
+    assert cv2.getNumThreads() == before

@@ -1,9 +1,12 @@
 import pickle
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from data.digests import file_digest, value_digest
 from data.images import read_image, write_image
 from data.readers.folder import READER, FolderConfig
 from pipeline.contract import PairSource
@@ -195,3 +198,37 @@ def test_truncated_image_is_found_when_reading(tmp_path):
 
 def test_every_option_is_described():
     assert all(field.description for field in FolderConfig.model_fields.values())
+
+
+@pytest.mark.parametrize(("blur", "sharp"), [("input", "target"), ("lq", "gt"), ("train/input", "train/target")])
+def test_folders_of_other_names(tmp_path, blur, sharp):
+    write_pairs(tmp_path / "pairs", ["a", "b"])
+    write_pairs(tmp_path / "others", ["a", "b"], folder=(blur, sharp))
+    others = source(tmp_path, "others", blur=blur, sharp=sharp)
+    assert others.digest() == source(tmp_path).digest()
+    assert [p.name for p in others] == ["a", "b"]
+
+
+def test_folders_of_other_names_in_the_messages(tmp_path):
+    write_pairs(tmp_path / "pairs", ["a"])
+    hint = "hint: put blurred images in lq/ and sharp ones, with equal names, in gt/"
+    assert error(tmp_path, blur="lq", sharp="gt") == f"{tmp_path / 'pairs'}: holds no folders lq/ and gt/\n{hint}"
+
+
+@pytest.mark.parametrize("name", ["", ".", "/abs", "../up", "a\\b"])
+def test_names_that_lead_elsewhere(name):
+    with pytest.raises(ValidationError, match="is not the name of a folder inside 'path'"):
+        FolderConfig(path="pairs", blur=name)
+
+
+def test_one_folder_for_both():
+    with pytest.raises(ValidationError, match="blur and sharp name the same folder 'a'"):
+        FolderConfig(path="pairs", blur="a", sharp="a")
+
+
+def test_form_of_the_digest(tmp_path):
+    """A change of it would make every cached result of a user's data unreachable."""
+    write_pairs(tmp_path / "pairs", ["street/a"])
+    files = ["street/a", *(file_digest(tmp_path / "pairs" / part / "street" / "a.png") for part in ("blur", "sharp"))]
+    expected = {"files": [files], "scene": "folder", "crop": 16, "decoder": cv2.__version__}
+    assert source(tmp_path, scene="folder", crop=16).digest() == value_digest(expected)

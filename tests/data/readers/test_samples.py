@@ -154,18 +154,6 @@ def test_every_option_is_described():
     assert all(field.description for field in SamplesConfig.model_fields.values())
 
 
-def test_flat_windows_are_rejected():
-    """Half of this photograph is plain: the window is found in the other half."""
-    import cv2
-
-    steps = np.zeros((200, 400), np.uint8)
-    steps[:, 300:] = 20
-    integral = cv2.integral(steps)
-    windows = [samples._window(np.random.default_rng(i), integral, 64) for i in range(20)]
-    assert all(w.left + w.width > 300 for w in windows)
-    assert all(w.grown(samples._MARGIN, steps).width == 64 + 2 * samples._MARGIN for w in windows)
-
-
 def test_source_keeps_nothing_between_calls():
     opened = SamplesSource(SamplesConfig(split="test", size=64), 1)
     before = dict(opened.__dict__)
