@@ -2,8 +2,8 @@
 
 There is no hidden state: training resumes exactly by going on at the next k, and N processes share the work by taking disjoint k.
 
-A set whose decoded pairs fit into memory is decoded once. Of a larger one, each pair is decoded once for ``_VISITS`` crops that lie
-some steps apart (``Visits``), so that decoding a whole frame for each small crop does not hold up the training.
+A set whose decoded pairs fit into memory is decoded once. Of a larger one, each pair is decoded once for several crops that lie some
+steps apart (``Visits``), so that decoding a whole frame for each small crop does not hold up the training.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["CACHE_BYTES", "Augment", "CropDataset", "Jitter", "PairCache", "Visi
 
 CACHE_BYTES = 512 * 2**20
 
-_VISITS = 8  # crops of a decoded pair, in a set that does not fit into CACHE_BYTES
+_MOST_VISITS = 16  # crops of a decoded pair, in a set that does not fit into CACHE_BYTES
 _LARGEST_LAG = 32
 
 
@@ -97,17 +97,19 @@ class Visits:
         return k // self.each + (self.each - 1 - k % self.each) * self.lag
 
     @classmethod
-    def of(cls, count: int, bytes_each: int) -> Visits:
-        """One visit where ``count`` pairs of ``bytes_each`` bytes fit into CACHE_BYTES; else several, as far apart as they fit."""
-        if count * bytes_each <= CACHE_BYTES:
-            return cls(1, 0)
+    def of(cls, count: int, bytes_each: int, room: int) -> Visits:
+        """One visit where ``count`` pairs of ``bytes_each`` bytes fit into CACHE_BYTES; else several, as far apart as they fit.
+
+        ``room`` is the number of crops that lie side by side in a pair: no more visits than that. Both numbers are powers of two, so
+        that a data process, which sees every n-th batch, meets its own pairs again.
+        """
         held = CACHE_BYTES * 3 // 4 // bytes_each  # some room for frames of other sizes
-        each, lag = _VISITS, 1
-        while each > 1 and held <= each:
-            each //= 2
-        while 2 * lag <= min(_LARGEST_LAG, (held - 1) // each):  # powers of two: data processes then meet their own pairs again
+        each, lag = 1, 1
+        while 2 * each <= min(_MOST_VISITS, room, held - 1):
+            each *= 2
+        while 2 * lag <= min(_LARGEST_LAG, (held - 1) // each):
             lag *= 2
-        return cls(each, lag if each > 1 else 0)
+        return cls(1, 0) if each == 1 or count * bytes_each <= CACHE_BYTES else cls(each, lag)
 
 
 class CropDataset:
@@ -177,8 +179,9 @@ class CropDataset:
 
     @cached_property
     def visits(self) -> Visits:
-        """How often a decoded pair is used; decided by the number of pairs and the size of the first."""
-        return Visits.of(self.count, _bytes_of(self._pairs[0]))
+        """How often a decoded pair is used; decided by the number of pairs, the size of the first, and the largest side of a crop."""
+        first, side = self._pairs[0], max([self.crop, *(side for _, side in self.crops)])
+        return Visits.of(self.count, _bytes_of(first), (first.lq.shape[0] // side) * (first.lq.shape[1] // side))
 
 
 def fixed_batch(dataset: CropDataset, count: int, start: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""What a user may name to have images restored: a checkpoint or a bundle, opened into one kind of function."""
+"""What a user may name to have images restored: a checkpoint, published weights or a bundle, opened into one kind of function."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from eval.quality import Image
 from eval.tiling import OnTile, Run, TilePlan, restore_tiled, tile_plan
@@ -31,6 +33,7 @@ class Restorer:
         multiple: sides of its input must be multiples of this.
         fixed: the only input size (height, width) that it takes; None when it takes any.
         tile: side of the tiles asked for, in pixels; 0 decides by the image's size.
+        padding: how an image is extended to a multiple: reflect, replicate or zero.
         close: frees it.
 
     Raises:
@@ -47,6 +50,7 @@ class Restorer:
         multiple: int = 1,
         fixed: tuple[int, int] | None = None,
         tile: int = 0,
+        padding: str = "reflect",
         close: Callable[[], None] = lambda: None,
     ) -> None:
         if tile and fixed is not None and fixed != (tile, tile):
@@ -57,6 +61,7 @@ class Restorer:
         self.name = name
         self.network = run
         self._facts, self._multiple, self._fixed, self._tile, self._close = dict(facts), multiple, fixed, tile, close
+        self._padding = padding
 
     def __call__(self, image: Image, on_tile: OnTile | None = None) -> Image:
         """Restore one image; ``on_tile`` is told how many of its tiles are done.
@@ -65,7 +70,10 @@ class Restorer:
             StageFailed: the network returns NaN.
 
         """
-        return restore_tiled(image, self.network, self.plan(*image.shape[:2]), on_tile)
+        height, width = image.shape[:2]
+        padded = extended(image, self._multiple, self._padding)
+        out = restore_tiled(padded, self.network, self.plan(*padded.shape[:2]), on_tile)
+        return np.ascontiguousarray(out[:height, :width])
 
     def plan(self, height: int, width: int) -> TilePlan:
         """How an image of that size is cut."""
@@ -97,11 +105,20 @@ def halo_of(tile: tuple[int, int]) -> int:
     return min(64, min(tile) // 8)
 
 
+def extended(image: Image, multiple: int, padding: str) -> Image:
+    """An image with sides of multiples, right and bottom added: zeros, or the border repeated; mirroring is left to the tiles."""
+    modes: dict[str, Any] = {"zero": "constant", "replicate": "edge"}
+    bottom, right = (-side % multiple for side in image.shape[:2])
+    if padding not in modes or not (bottom or right):
+        return image
+    return np.pad(image, ((0, bottom), (0, right), (0, 0)), mode=modes[padding])
+
+
 def open_restorer(path: Path, *, tile: int = 0, threads: int = 0, faithful: bool = False) -> Restorer:
-    """Open a checkpoint or a bundle (or the run directory that holds one).
+    """Open a checkpoint, published weights, or a bundle (or the run directory that holds one).
 
     Args:
-        path: a ``.safetensors`` file, a bundle folder, or a run directory.
+        path: a checkpoint, a file of published weights, a bundle folder, or a run directory.
         tile: side of the tiles in pixels; 0 restores images whole up to full HD and tiles larger ones.
         threads: CPU threads; 0 takes all cores.
         faithful: of a bundle open what stands for the target's artifact, not the artifact meant for this machine.
@@ -111,7 +128,7 @@ def open_restorer(path: Path, *, tile: int = 0, threads: int = 0, faithful: bool
         ToolchainMissing: what runs it is not installed.
 
     """
-    hint = "name a checkpoint (.safetensors), a bundle folder, or a run directory"
+    hint = "name a checkpoint, published weights (.pth), a bundle folder, or a run directory"
     if not path.exists():
         raise UsageError(str(path), "no such file or folder", hint)
     threads = threads or len(os.sched_getaffinity(0))
@@ -124,20 +141,20 @@ def open_restorer(path: Path, *, tile: int = 0, threads: int = 0, faithful: bool
 
 
 def _from_checkpoint(path: Path, tile: int, threads: int) -> Restorer:
-    from models.checkpoint import read_header
-
-    header = read_header(path)
     try:
         import torch
     except ModuleNotFoundError as e:
         raise ToolchainMissing(str(path), "a checkpoint runs on PyTorch, which is not installed", 'pip install -e ".[train]"') from e
     from eval.cost import count_params
-    from models.checkpoint import load
+    from models import load_checkpoint
+    from models.restore import padding_of
 
     torch.set_num_threads(threads)
-    module = load(path).module.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
-    facts = {"kind": "checkpoint", "arch": header.arch, "precision": "fp32", "backend": "torch", "params": count_params(module)}
-    return Restorer(str(path), facts, torch_run(module), multiple=int(getattr(module, "size_multiple", 1)), tile=tile)
+    teacher = load_checkpoint(path)
+    module = teacher.network.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
+    facts = {"kind": "checkpoint", "arch": teacher.arch, "precision": "fp32", "backend": "torch", "params": count_params(module)}
+    multiple = int(getattr(module, "size_multiple", 1))
+    return Restorer(str(path), facts, torch_run(module), multiple=multiple, tile=tile, padding=padding_of(module))
 
 
 def _from_bundle(path: Path, tile: int, threads: int, faithful: bool) -> Restorer:
@@ -161,7 +178,6 @@ def _from_bundle(path: Path, tile: int, threads: int, faithful: bool) -> Restore
 
 def torch_run(module: nn.Module) -> Run:
     """A network in eval mode as a function on numpy batches, on whatever device it lies."""
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 

@@ -199,14 +199,22 @@ def _unknown(path: Path, forms: Iterable[dict[str, Tensor]]) -> UsageError:
 
 
 def _rereadings(reading: _Reading) -> Iterator[_Reading]:
-    """What is read when single weights are left out: one damaged shape must not decide the configuration of all others."""
+    """What else can be read in the weights: one damaged shape must not decide the configuration of all others."""
     seen = [reading.config]
-    shapes, read = _shapes(reading.state), load_arch(reading.arch).read
-    for name in shapes:
-        config = read({other: shape for other, shape in shapes.items() if other != name})
+    for shapes in _altered(_shapes(reading.state)):
+        config = load_arch(reading.arch).read(shapes)
         if config is not None and config not in seen:
             seen.append(config)
             yield _Reading(reading.arch, config, reading.state, reading.part)
+
+
+def _altered(shapes: Shapes) -> Iterator[Shapes]:
+    """The shapes without each one of them, and with each weight as long as its bias."""
+    for name, shape in shapes.items():
+        yield {other: kept for other, kept in shapes.items() if other != name}
+        bias = shapes.get(f"{name.removesuffix('weight')}bias", ())
+        if name.endswith("weight") and bias and shape[:1] != bias:
+            yield {**shapes, name: (*bias, *shape[1:])}
 
 
 def _usual(reading: _Reading) -> list[_Reading]:

@@ -46,7 +46,7 @@ class ImportedConfig(BaseModel):
 
     def beside(self) -> dict[str, Any]:
         """Those that stand beside the other keys."""
-        named = {name: getattr(self, name) for name in sorted(self.model_fields_set & (type(self).model_fields.keys() - _KEYS))}
+        named = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set and name not in _KEYS}
         return {**named, **(self.model_extra or {})}
 
 

@@ -125,21 +125,28 @@ def resolve_files(config: BaseModel, base: Path, where: str) -> BaseModel:
 
     """
     found = {name: getattr(config, name) for name in type(config).model_fields}
-    update = {name: _resolved(value, base, f"{where}.{name}") for name, value in found.items()}
+    update = {name: _resolved(value, base, f"{where}.{name}", _hint(config, name)) for name, value in found.items()}
     changed = {name: value for name, value in update.items() if value is not found[name]}
     return config.model_copy(update=changed) if changed else config
 
 
-def _resolved(value: Any, base: Path, where: str) -> Any:
+def _hint(config: BaseModel, name: str) -> str:
+    """What to do when the file is missing: as the field says (``json_schema_extra={"hint": ...}``), or in general."""
+    extra = type(config).model_fields[name].json_schema_extra
+    own = extra.get("hint") if isinstance(extra, dict) else None
+    return str(own) if own else "give a path relative to the pipeline file, or an absolute one"
+
+
+def _resolved(value: Any, base: Path, where: str, hint: str) -> Any:
     if isinstance(value, BaseModel):
         return resolve_files(value, base, where)
     if isinstance(value, tuple) and any(isinstance(v, BaseModel) for v in value):
-        return tuple(_resolved(v, base, f"{where}.{i}") for i, v in enumerate(value))
+        return tuple(_resolved(v, base, f"{where}.{i}", hint) for i, v in enumerate(value))
     if not isinstance(value, Path):
         return value
     path = value if value.is_absolute() else base / value
     if not path.exists():
-        raise UsageError(where, f"no such file '{value}'", "give a path relative to the pipeline file, or an absolute one")
+        raise UsageError(where, f"no such file '{value}'", hint)
     return path
 
 

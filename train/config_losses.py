@@ -48,7 +48,11 @@ class LossTerm(BaseModel):
         default="full", description="all: the sum over every scale that the network restores; full: the full size alone"
     )
     reduce: Reduction = Field(default="bilinear", description="how the sharp image is made smaller for 'scales: all'")
-    weights: Path | None = Field(default=None, description="perceptual: VGG19's weights, torchvision's vgg19-dcbb9e9d.pth")
+    weights: Path | None = Field(
+        default=None,
+        description="perceptual: VGG19's weights, torchvision's vgg19-dcbb9e9d.pth",
+        json_schema_extra={"hint": "download https://download.pytorch.org/models/vgg19-dcbb9e9d.pth there, or give its path"},
+    )
     layer: str = Field(default="relu3_3", description="perceptual: layer whose features are compared, conv1_1 to relu5_4")
     range: InputRange = Field(default="imagenet", description="perceptual: colours normalised for ImageNet, or in [-1, 1], or in [0, 1]")
 

@@ -122,7 +122,9 @@ class AFF(nn.Module):
         total = F.conv2d(scales[self.scale], parts[self.scale], fuse.bias)
         for index, (x, weight) in enumerate(zip(scales, parts, strict=True)):
             if index < self.scale:
-                total += F.conv2d(x, weight, stride=2 ** (self.scale - index))
+                step = 2 ** (self.scale - index)
+                # not a strided convolution: the backward of a 1x1 one with few channels corrupts memory (torch 2.13, channels_last, CPU)
+                total += F.conv2d(x[..., ::step, ::step], weight)
             elif index > self.scale:
                 total += F.interpolate(F.conv2d(x, weight), scale_factor=2.0 ** (index - self.scale), mode="nearest")
         out: Tensor = self.conv[1](F.relu_(total))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.arch import Padding
-from models.pyramid import pyramid
+from models.pyramid import halve
 from models.srn.network import SRNDeblurNet
 
 
 class SRNRestorer(nn.Module):
     """Takes one image in [0, 1] where the published network takes three in [-1, 1].
 
-    The two coarser images are Pillow's bilinear reduction, as in the published training (a published test script uses bicubic).
+    The coarser images are bilinear reductions, each from the one before (2x2 means): the filter by which the network itself passes its
+    results between scales. Published scripts disagree: training reduces with Pillow's bilinear filter, a test script with bicubic.
 
     Args:
         network: the network with the published inputs and outputs.
@@ -40,7 +41,9 @@ class SRNRestorer(nn.Module):
 
 
 def _signed_pyramid(lq: Tensor) -> list[Tensor]:
-    return pyramid(lq * 2 - 1, 3, "antialias")
+    full = lq * 2 - 1
+    half = halve(full, "bilinear")
+    return [full, half, halve(half, "bilinear")]
 
 
 def _from_signed(image: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -56,11 +57,12 @@ def _width(shapes: Shapes, block: str, usual: int) -> int:
     return counts.most_common(1)[0][0] if counts else usual
 
 
-def _names() -> set[str]:
+@cache
+def _names() -> frozenset[str]:
     import torch
 
     with torch.device("meta"):
-        return set(build(SRNConfig()).network.state_dict())
+        return frozenset(build(SRNConfig()).network.state_dict())
 
 
 ARCH = ArchSpec(SRNConfig, build, config_of, _SMALL, read=read, official=lambda module: module.network)

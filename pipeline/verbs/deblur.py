@@ -18,7 +18,7 @@ from pipeline.errors import UsageError
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-ModelArg = Annotated[Path, typer.Argument(help="a checkpoint (.safetensors), a bundle folder, or a run directory", metavar="MODEL")]
+ModelArg = Annotated[Path, typer.Argument(help="a checkpoint (.safetensors), published weights (.pth, .pkl, ...), a bundle folder, or a run directory", metavar="MODEL")]
 TileOpt = Annotated[
     int, typer.Option("--tile", min=0, help="side of the tiles in pixels; 0: whole images up to full HD", show_default=True)
 ]
@@ -30,6 +30,7 @@ _HELP = """Restore blurred images, folders of images (with their subfolders) and
 Grey, 16-bit and transparent pictures keep their layout and depth; a video becomes an MP4 without sound.
 
 Example: python -m pipeline deblur .pipeline/runs/latest holiday/ --out restored
+Example: python -m pipeline deblur NAFNet-GoPro-width32.pth holiday/ --out restored
 """
 
 

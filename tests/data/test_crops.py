@@ -136,24 +136,41 @@ def test_wrong_sides(crops, said):
 
 
 def test_a_set_that_fits_into_memory_is_visited_once_a_round():
-    assert Visits.of(100, CACHE_BYTES // 100) == Visits(1, 0)
+    assert Visits.of(100, CACHE_BYTES // 100, 99) == Visits(1, 0)
+    assert Visits.of(101, CACHE_BYTES // 100, 99) == Visits(16, 4)
     assert [Visits(1, 0).place(k) for k in range(5)] == list(range(5))
     assert CropDataset(Numbered(), 16, 1, 1, cache_bytes=10).visits == Visits(1, 0)  # the items do not depend on the memory given
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "visits"),
-    [(256, 256, (8, 32)), (512, 512, (8, 16)), (720, 1280, (8, 8)), (1080, 1920, (8, 2)), (2160, 3840, (4, 1))],
+    ("height", "width", "side", "visits"),
+    [
+        (256, 256, 64, (16, 32)),
+        (512, 512, 64, (16, 8)),
+        (512, 512, 256, (4, 32)),
+        (512, 512, 384, (1, 0)),
+        (720, 1280, 64, (16, 4)),
+        (720, 1280, 256, (8, 8)),
+        (1080, 1920, 64, (16, 1)),
+        (2160, 3840, 64, (4, 1)),
+    ],
 )
-def test_visits_of_a_large_set_fit_into_memory(height, width, visits):
-    size = 2 * 3 * height * width
-    found = Visits.of(100_000, size)
+def test_visits_of_a_large_set_fit_into_memory_and_into_the_frame(height, width, side, visits):
+    size, room = 2 * 3 * height * width, (height // side) * (width // side)
+    found = Visits.of(100_000, size, room)
     assert (found.each, found.lag) == visits
     assert (found.each * found.lag + 1) * size <= CACHE_BYTES
+    assert found.each <= max(1, room)
 
 
 def test_frames_of_which_memory_holds_few_are_visited_once():
-    assert Visits.of(100, CACHE_BYTES // 2) == Visits(1, 0)
+    assert Visits.of(100, CACHE_BYTES // 2, 99) == Visits(1, 0)
+
+
+def test_a_side_of_later_items_counts():
+    frames = Numbered(300_000)
+    assert CropDataset(frames, 10, 1, 1).visits == Visits(16, 32)
+    assert CropDataset(frames, 10, 1, 1, crops=[(5, 20)]).visits == Visits(4, 32)
 
 
 def large(count=150):

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from eval.quality import torch_restorer
-from eval.restorers import AUTO_TILE, WHOLE_PIXELS, Restorer, halo_of, open_restorer
+from eval.restorers import AUTO_TILE, WHOLE_PIXELS, Restorer, extended, halo_of, open_restorer
 from pipeline.errors import UsageError
 from tests.eval.model_example import photo, write_bundle, write_checkpoint
+
+HINT = "hint: name a checkpoint, published weights (.pth), a bundle folder, or a run directory"
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,38 @@ def test_a_checkpoint_restores_as_the_evaluation_does(models, size):
     assert not np.array_equal(out, image)
     if min(size) > 16:
         assert np.abs(out.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("file", ["naf.pth", "naf.safetensors"])
+@pytest.mark.parametrize("size", [(64, 96), (61, 83), (5, 3)])
+def test_published_weights_are_padded_as_the_network_says(file, size, tmp_path):
+    from safetensors.torch import save_file
+
+    from models import load_checkpoint
+    from tests.models.helpers import small
+
+    network, image = small("nafnet"), photo(*size)
+    save_file(network.state_dict(), tmp_path / "naf.safetensors")
+    torch.save({"params": network.state_dict()}, tmp_path / "naf.pth")
+    with open_restorer(tmp_path / file, threads=1) as restorer:
+        out, facts = restorer(image), restorer.describe()
+    assert (facts["kind"], facts["arch"]) == ("checkpoint", "nafnet")
+    expected = torch_restorer(load_checkpoint(tmp_path / file).network)(image)
+    assert out.flags.c_contiguous
+    assert np.abs(out.astype(int) - expected).max() <= 1
+    with open_restorer(tmp_path / file, threads=1, tile=32) as restorer:
+        assert restorer(image).shape == image.shape
+
+
+@pytest.mark.parametrize(("padding", "corner"), [("zero", (0, 0, 0)), ("replicate", (7, 8, 9)), ("reflect", None)])
+def test_images_are_extended_right_and_bottom(padding, corner):
+    image = np.arange(1, 19, dtype=np.uint8).reshape(3, 2, 3)[:1]
+    image[0, 1] = 7, 8, 9
+    longer = extended(image, 4, padding)
+    assert longer.shape == ((4, 4, 3) if corner else image.shape)
+    assert np.array_equal(longer[:1, :2], image)
+    assert corner is None or tuple(longer[3, 3]) == corner
+    assert extended(longer, 4, padding) is longer or corner is None
 
 
 def test_checkpoint_and_bundle_agree(models):
@@ -93,15 +128,17 @@ def test_a_closed_bundle_does_not_run(models):
 @pytest.mark.parametrize(
     ("name", "tile", "message"),
     [
-        ("nothing", 0, "{path}: no such file or folder\nhint: name a checkpoint (.safetensors), a bundle folder, or a run directory"),
-        ("text.txt", 0, "{path}: not a safetensors file"),
-        ("empty", 0, "{path}: is a folder, but no bundle\nhint: name a checkpoint (.safetensors), a bundle folder, or a run directory"),
+        ("nothing", 0, f"{{path}}: no such file or folder\n{HINT}"),
+        ("text.txt", 0, "{path}: is a text file, not weights (it begins with 'hello')"),
+        ("vgg.pth", 0, "{path}: fits no known architecture; the nearest is "),
+        ("empty", 0, f"{{path}}: is a folder, but no bundle\n{HINT}"),
         ("student.safetensors", 30, "--tile: 30 is no multiple of"),
         ("run", 128, "--tile: 128, but {path}/bundle was built for 96x64 only\nhint: leave --tile out"),
     ],
 )
 def test_what_cannot_be_opened_is_said_in_two_lines(models, name, tile, message):
     (models / "text.txt").write_text("hello")
+    torch.save({"features.0.weight": torch.zeros(1)}, models / "vgg.pth")
     (models / "empty").mkdir(exist_ok=True)
     with pytest.raises(UsageError) as e:
         open_restorer(models / name, tile=tile)

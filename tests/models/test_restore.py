@@ -34,6 +34,25 @@ def test_mirrors_where_it_can_and_repeats_the_border_where_it_cannot():
     assert torch.equal(padded[..., :6, 3:], lq[..., 2:].expand(1, 3, 6, 5))
 
 
+@pytest.mark.parametrize(
+    ("padding", "bottom", "right"),
+    [("reflect", [4, 3], [1, 0]), ("replicate", [5, 5], [2, 2]), ("zero", None, None), ("circular", [4, 3], [1, 0])],
+)
+def test_the_network_says_how_it_is_padded(padding, bottom, right):
+    network, lq = Recorder(), image(6, 3)
+    network.size_multiple, network.padding = 4, padding
+    restore(network, lq)
+    expected = lq[..., [*range(6), *bottom], :] if bottom else torch.cat([lq, torch.zeros(1, 3, 2, 3)], 2)
+    expected = expected[..., [*range(3), *right[:1]]] if right else torch.cat([expected, torch.zeros(1, 3, 8, 1)], 3)
+    assert torch.equal(network.seen, expected)
+
+
+def test_the_result_is_an_ordinary_tensor():
+    out = restore(Recorder(), image(9, 9))
+    assert not out.is_inference()
+    assert out.clamp_(0, 1).max() <= 1
+
+
 def test_modes_are_put_back():
     network = Recorder()
     network.frozen = nn.BatchNorm2d(3).eval()
