@@ -151,3 +151,22 @@ def test_training_on_channels_last_gives_the_same_gradients(name, config):
         gradients.append([p.grad for p in network.parameters() if p.grad is not None])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.slow
+@every_name
+def test_published_size_exports_with_parity(name, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build(name, {}).eval()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.01 * torch.randn(parameter.shape))  # what starts at zero would hide the layers before it
+    side = max(64, network.size_multiple)
+    lq = image(side, 2 * side)
+    export_onnx(network, tmp_path / "network.onnx")
+    with torch.no_grad():
+        wanted = network(lq).numpy()
+    error = np.mean((run(tmp_path / "network.onnx", lq).astype(np.float64) - wanted) ** 2)
+    assert np.abs(wanted - lq.numpy()).max() > 0.01
+    assert 10 * np.log10(np.abs(wanted).max() ** 2 / error) >= 60
