@@ -12,7 +12,7 @@ from tests.e2e.conftest import pipeline, report_of, short_pipeline
 
 pytestmark = pytest.mark.slow
 
-OWN = '''
+OWN = """
 from torch import nn
 
 
@@ -25,7 +25,7 @@ class Net(nn.Module):
 
     def forward(self, lq):
         return lq + self.up(self.down(lq).relu())
-'''
+"""
 STUDENT = {"widths": [8, 16, 16], "depths": [1, 1, 1]}
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.arch import build
+from models.arch import build, load_arch
 from models.nafnet.layernorm import LayerNorm2d
 from models.nafnet.network import NAFBlock
 from pipeline.errors import UsageError
@@ -71,6 +71,57 @@ def test_odd_sizes_are_zero_padded_right_and_bottom():
     with torch.no_grad():
         expected = network(F.pad(lq, (0, 2, 0, 3)))[..., :13, :18]
         assert torch.equal(network(lq), expected)
+
+
+def test_the_published_padding_is_declared_for_other_tools():
+    assert small("nafnet").padding == "zero"
+
+
+SIDD = {"width": 4, "enc_blk_nums": [2, 2, 4, 8], "middle_blk_num": 12, "dec_blk_nums": [2, 2, 2, 2]}
+
+
+def published_shapes(config):
+    with torch.device("meta"):
+        return {name: tuple(t.shape) for name, t in build("nafnet", config).state_dict().items()}
+
+
+@pytest.mark.parametrize("config", [SIDD, {"width": 32, "enc_blk_nums": [1, 1, 1, 28], "middle_blk_num": 1, "dec_blk_nums": [1, 1, 1, 1]}])
+def test_configuration_is_read_from_the_weights(config):
+    shapes = published_shapes(config)
+    assert load_arch("nafnet").read(shapes) == config
+    damaged = {k: v for i, (k, v) in enumerate(shapes.items()) if i % 5 and not k.startswith("intro")}
+    assert load_arch("nafnet").read(damaged) == config
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {},
+        {"intro.weight": (32, 3, 3, 3)},
+        {"intro.weight": ()},
+        {"Encoder.0.layers.0.main.0.main.0.weight": (32, 32, 3, 3), "feat_extract.0.main.0.weight": (32, 3, 3, 3)},
+        {"encoders.99999999999.0.beta": (1, 4, 1, 1), "intro.weight": (4, 3, 3, 3), "decoders.0.0.beta": (1, 4, 1, 1), "": (1,)},
+        {f"layers.{i}.weight": (4, 4) for i in range(2000)} | published_shapes(SIDD),
+    ],
+)
+def test_foreign_weights_are_not_read(shapes):
+    assert load_arch("nafnet").read(shapes) is None
+
+
+PINNED = [1.038465, -1.343054, 4.839395, -3.092805, -0.090346]
+
+
+def test_weights_at_their_published_places_give_the_published_output():
+    network = build("nafnet", SIDD)
+    with torch.no_grad():
+        for name, p in sorted(network.named_parameters()):
+            wave = torch.sin(torch.arange(p.numel(), dtype=torch.float64) * 1.7 + len(name) + sum(map(ord, name))).view(p.shape)
+            scale = 0.5 if p.shape[:1] == (1,) else 1 / max(1, p[0].numel()) ** 0.5
+            p.copy_(wave * scale + ("norm" in name and name.endswith("weight")))
+        lq = torch.linspace(0, 1, 3 * 37 * 53).view(1, 3, 37, 53)
+        out = network(lq)
+    assert out.shape == lq.shape
+    torch.testing.assert_close((out - lq).flatten()[::1250], torch.tensor(PINNED), atol=2e-5, rtol=0)
 
 
 def test_as_many_encoder_as_decoder_scales():

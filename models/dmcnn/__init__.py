@@ -1,0 +1,1 @@
+"""DMCNN: a dynamic multi-scale network; known from a description alone."""
