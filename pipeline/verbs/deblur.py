@@ -18,7 +18,12 @@ from pipeline.errors import UsageError
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-ModelArg = Annotated[Path, typer.Argument(help="a checkpoint (.safetensors), published weights (.pth, .pkl, ...), a bundle folder, or a run directory", metavar="MODEL")]
+ModelArg = Annotated[
+    Path,
+    typer.Argument(
+        help="a checkpoint (.safetensors), published weights (.pth, .pkl, ...), a bundle folder, or a run directory", metavar="MODEL"
+    ),
+]
 TileOpt = Annotated[
     int, typer.Option("--tile", min=0, help="side of the tiles in pixels; 0: whole images up to full HD", show_default=True)
 ]
