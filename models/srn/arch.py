@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
@@ -24,6 +24,9 @@ class SRNConfig(BaseModel):
     channels: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         default=_CHANNELS, description="channels at full, half and quarter size of the input"
     )
+    pyramid: Literal["bilinear", "antialias"] = Field(
+        default="bilinear", description="how the coarser inputs are made: 2x2 means, or as Pillow reduces, which the published training did"
+    )
 
 
 _SMALL = {"channels": (2, 3, 4)}
@@ -34,13 +37,14 @@ def build(config: SRNConfig) -> SRNRestorer:
     from models.srn.adapter import SRNRestorer
     from models.srn.network import SRNDeblurNet
 
-    return SRNRestorer(SRNDeblurNet(config.channels))
+    return SRNRestorer(SRNDeblurNet(config.channels), config.pyramid)
 
 
 def config_of(module: SRNRestorer) -> dict[str, Any]:
     """The configuration that rebuilds ``module``."""
     network: Any = module.network
-    return {"channels": [block.conv[0].out_channels for block in (network.inblock, network.eblock1, network.eblock2)]}
+    widths = [block.conv[0].out_channels for block in (network.inblock, network.eblock1, network.eblock2)]
+    return {"channels": widths, "pyramid": module.pyramid}
 
 
 def read(shapes: Shapes) -> dict[str, Any] | None:
@@ -65,4 +69,6 @@ def _names() -> frozenset[str]:
         return frozenset(build(SRNConfig()).network.state_dict())
 
 
-ARCH = ArchSpec(SRNConfig, build, config_of, _SMALL, read=read, official=lambda module: module.network)
+ARCH = ArchSpec(
+    SRNConfig, build, config_of, _SMALL, {"antialias": {"pyramid": "antialias"}}, read=read, official=lambda module: module.network
+)

@@ -99,4 +99,4 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    assert done.stdout.count("Example: python -m pipeline") == 3
+    assert done.stdout.count("Example: python -m pipeline") == 4

@@ -119,7 +119,7 @@ def test_mimo_unet_s_gradient_is_that_of_the_published_network_and_loss():
 
 
 def test_srn_s_gradient_is_that_of_the_published_network_and_loss():
-    network = small("srn").double()
+    network = small("srn", pyramid="antialias").double()
     official = load_arch("srn").official(network)
     lq = image(32, 48).double()
     gt = lq.flip(-1)
