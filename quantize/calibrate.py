@@ -1,7 +1,7 @@
 """First scales from a calibration set: the float network's activations are seen twice, once for their range and once for their histogram.
 
 ``percentile``: the 99.99th percentile of the magnitudes becomes 127 steps. ``mse``: the range that makes the squared rounding error
-least. Both halve the loss of plain min-max, whose range a single outlier decides.
+least. ``minmax``: the largest magnitude, which a single outlier decides; what common tools do, kept as a comparison.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from quantize.fake import ActivationQuantizer
 from quantize.insert import quantizers, set_all_float, set_float
 from quantize.scheme import ACTIVATIONS
 
-Method = Literal["percentile", "mse"]
+Method = Literal["percentile", "mse", "minmax"]
 Histograms = dict[str, "Histogram"]
 
 BINS = 4096
@@ -55,6 +55,12 @@ class Histogram:
         if cumulative[-1] == 0:
             return 0.0
         return float((np.searchsorted(cumulative, cumulative[-1] * q / 100) + 1) * self.largest / BINS)
+
+    def top(self, method: Method) -> float:
+        """The magnitude that becomes 127 steps."""
+        if method == "minmax":
+            return self.largest
+        return self.percentile(PERCENTILE) if method == "percentile" else self.best_range()
 
     def best_range(self) -> float:
         """The range [0, r] that, in 127 steps with clipping, has the least squared error over the counted values."""
@@ -98,8 +104,7 @@ def set_scales(network: nn.Module, histograms: Histograms, method: Method) -> No
     for quantizer in quantizers(network).values():
         if quantizer.leader is quantizer:
             histogram = histograms[quantizer.name]
-            top = histogram.percentile(PERCENTILE) if method == "percentile" else histogram.best_range()
-            quantizer.set_scale(top / ACTIVATIONS.high)
+            quantizer.set_scale(histogram.top(method) / ACTIVATIONS.high)
 
 
 def calibration_images(pairs: Iterable[Pair], multiple: int) -> Iterator[Tensor]:

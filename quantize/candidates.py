@@ -1,4 +1,4 @@
-"""The alternatives and the choice between them: calibrations, training, and the float network that they are held against.
+"""The alternatives and the choice between them: calibrations, trainings, and the float network that they are held against.
 
 All are judged by PSNR on the calibration set. The test set is for the report alone.
 """
@@ -6,41 +6,21 @@ All are judged by PSNR on the calibration set. The test set is for the report al
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-import torch
 from torch import nn
 
-from eval.quality import Restorer, psnr, torch_restorer
 from models import checkpoint
 from models.arch import size_multiple
 from models.fold import fold_batchnorm
-from pipeline.contract import Better, Evidence, Measurement, Pair, StageContext
+from pipeline.contract import Pair, StageContext
 from quantize.calibrate import Histograms, Method, calibration_images, observe, set_scales
+from quantize.equalise import correct_biases, equalise
 from quantize.insert import prepare
-from train.recover import recover
+from quantize.judged import Judged, psnr_per_image
+from quantize.trainings import CONTROL, planned, train_all
 
-FLOAT, QAT, CONTROL = "float", "qat", "float-control"
-_PTQ: dict[str, Method] = {"ptq-percentile": "percentile", "ptq-mse": "mse"}
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A network and its PSNR per image of the calibration set in dB; ``int8`` when it is fake-quantized."""
-
-    name: str
-    network: nn.Module
-    psnr: tuple[float, ...]
-    int8: bool
-    float_tensors: tuple[str, ...] = field(default=())
-
-    @property
-    def mean(self) -> float:
-        """Mean PSNR on the calibration set in dB."""
-        return float(np.mean(self.psnr))
+FLOAT = "float"
 
 
 class Contest:
@@ -66,68 +46,78 @@ class Contest:
 
     def candidates(self) -> list[Judged]:
         """The int8 candidates, calibrated ones first, and the float control where one is asked for."""
-        histograms = observe(self.prepared, self.images)
-        found = [self._calibrated(name, method, histograms) for name, method in _PTQ.items()]
-        if self.config.qat:
-            start = max(found, key=lambda c: c.mean)
-            found.append(self.judge(QAT, self._trained(start.network, QAT), int8=True))
-            if self.config.control:
-                found.append(self.judge(CONTROL, self._trained(self.folded, CONTROL), int8=False))
-        for candidate in found:
-            self.ctx.progress.log(f"quantize: {candidate.name} {candidate.mean - self.float.mean:+.3f} dB on the calibration set")
+        found = []
+        for candidate in self._made():
+            found.append(candidate)
+            self.ctx.progress.log(f"quantize: {candidate.name} {candidate.against(self.float)} on the calibration set")
         return found
 
-    def choose(self, candidates: list[Judged]) -> Judged:
-        """The int8 candidate with the highest PSNR; training must beat calibration by ``margin`` dB."""
-        calibrated = max((c for c in candidates if c.name in _PTQ), key=lambda c: c.mean)
-        trained = next((c for c in candidates if c.name == QAT), None)
-        return trained if trained is not None and trained.mean > calibrated.mean + self.config.margin else calibrated
+    def _made(self) -> Iterator[Judged]:
+        plain = self._calibrated(self.prepared, "ptq", self.config.calibration)
+        yield from plain
+        best = self.best(plain)
+        refined = list(self._refined(best))
+        yield from refined
+        start = self.best([*plain, *refined])
+        if planned(self) and not self.spares_training(start):
+            for training, network in train_all(self, start.network, best.network):
+                yield self.judge(training.name, network, int8=training.contender != CONTROL, trained=True)
 
-    def judge(self, name: str, network: nn.Module, int8: bool, float_tensors: tuple[str, ...] = ()) -> Judged:
+    def spares_training(self, calibrated: Judged) -> bool:
+        """Whether a calibration costs so little that no training is tried."""
+        limit = self.config.enough
+        return bool(limit > 0 and self.float.mean - calibrated.mean <= limit and self.fits_worst(calibrated))
+
+    def choose(self, candidates: Sequence[Judged]) -> Judged:
+        """The best int8 candidate; a trained one must beat the best calibrated one by ``margin`` dB and by more than the standard error.
+
+        The standard error is that of the paired difference over the images of the calibration set.
+        """
+        calibrated = self.best([c for c in candidates if c.int8 and not c.trained])
+        trained = [c for c in candidates if c.int8 and c.trained]
+        if not trained:
+            return calibrated
+        best = self.best(trained)
+        gain = best.against(calibrated)
+        return best if gain.mean > self.config.margin and not gain.mean <= gain.error else calibrated
+
+    def best(self, candidates: Sequence[Judged]) -> Judged:
+        """The highest mean among those whose worst image is within bounds; among all where none is."""
+        return max(candidates, key=lambda c: (self.fits_worst(c), c.mean if c.mean == c.mean else float("-inf")))
+
+    def fits(self, candidate: Judged) -> bool:
+        """Whether the losses on the calibration set are within both bounds; NaN is not."""
+        return bool(self.float.mean - candidate.mean <= self.config.max_drop) and self.fits_worst(candidate)
+
+    def fits_worst(self, candidate: Judged) -> bool:
+        """Whether the image that loses most loses at most ``max_drop_worst`` dB; NaN does not."""
+        return bool(-candidate.against(self.float).worst <= self.config.max_drop_worst)
+
+    def judge(self, name: str, network: nn.Module, int8: bool, float_tensors: tuple[str, ...] = (), trained: bool = False) -> Judged:
         """Measure a network on the calibration set."""
-        return Judged(name, network, psnr_per_image(network, self.pairs), int8, float_tensors)
+        return Judged(name, network, psnr_per_image(network, self.pairs), int8, float_tensors, trained)
 
-    def _calibrated(self, name: str, method: Method, histograms: Histograms) -> Judged:
-        network = copy.deepcopy(self.prepared)
-        set_scales(network, histograms, method)
-        return self.judge(name, network, int8=True)
+    def _refined(self, best: Judged) -> Iterator[Judged]:
+        """What equalisation and bias correction make of the best calibration."""
+        method: Method = best.name.removeprefix("ptq-")  # type: ignore[assignment]
+        if self.config.correct_bias:
+            yield self._corrected(best)
+        if self.config.equalise:
+            equal = self._calibrated(prepare(equalise(self.folded, self.images)), "ptq-cle", (method,))[0]
+            yield equal
+            if self.config.correct_bias:
+                yield self._corrected(equal)
 
-    def _trained(self, start: nn.Module, label: str) -> nn.Module:
-        ctx, config = self.ctx, self.config
-        network = copy.deepcopy(start)
-        rates = {"*.log_step": config.step_lr}
-        source = ctx.data["train"]
-        recover(network, self._guide(), source, config.recover, ctx.workdir / label, ctx.progress, ctx.seed, label=label, lr_scale=rates)
-        return network
+    def _corrected(self, candidate: Judged) -> Judged:
+        network = copy.deepcopy(candidate.network)
+        correct_biases(network, self.images)
+        return self.judge(f"{candidate.name}-bc", network, int8=True)
 
-    def _guide(self) -> nn.Module:
-        given = self.ctx.inputs.get("teacher")
-        if given is None or self.config.guide == "input":
-            return copy.deepcopy(self.folded)
-        return checkpoint.load(given.path).module
-
-
-def psnr_per_image(network: nn.Module, pairs: list[Pair]) -> tuple[float, ...]:
-    """PSNR of every restored image in dB."""
-    with placed_restorer(network) as restore:
-        return tuple(psnr(restore(pair.lq), pair.gt) for pair in pairs)
-
-
-@contextmanager
-def placed_restorer(network: nn.Module) -> Iterator[Restorer]:
-    """A restorer over ``network``, on the GPU where there is one; the network is on the CPU again afterwards."""
-    try:
-        yield torch_restorer(network.to("cuda" if torch.cuda.is_available() else "cpu"))
-    finally:
-        network.to("cpu")
-
-
-def split_measurements(candidate: Judged, test: list[Pair]) -> tuple[Measurement, ...]:
-    """PSNR of a candidate on the calibration set (which chose it) and on test pairs (which did not)."""
-    on_test = psnr_per_image(candidate.network, test)
-    return tuple(_psnr(values, split) for values, split in ((candidate.psnr, "calibrate"), (on_test, "test")))
-
-
-def _psnr(values: tuple[float, ...], split: str) -> Measurement:
-    conditions = {"split": split, "computed_by": "torch"}
-    return Measurement("psnr", float(np.mean(values)), "dB", Better.HIGHER, len(values), Evidence.HOST, conditions, values)
+    def _calibrated(self, prepared: nn.Module, prefix: str, methods: Sequence[Method]) -> list[Judged]:
+        histograms: Histograms = observe(prepared, self.images)
+        found = []
+        for method in methods:
+            network = copy.deepcopy(prepared)
+            set_scales(network, histograms, method)
+            found.append(self.judge(f"{prefix}-{method}", network, int8=True))
+        return found

@@ -36,12 +36,13 @@ def emit(network: nn.Module, parameters: Parameters, folder: Path, opset: int) -
     Raises:
         StageFailed: the written file has another opset or is no valid ONNX.
     """
-    marked = _export(network, opset)
+    marked = export_marked(network, opset)
     for flavour in ("s8", "u8"):
-        _write(_flavoured(marked, parameters, flavour), folder / f"qdq_{flavour}.onnx", opset)
+        _write(flavoured(marked, parameters, flavour), folder / f"qdq_{flavour}.onnx", opset)
 
 
-def _export(network: nn.Module, opset: int) -> onnx.ModelProto:
+def export_marked(network: nn.Module, opset: int) -> onnx.ModelProto:
+    """The prepared network as ONNX whose int8 tensors are marker nodes (``quantize.fake``)."""
     import onnx
     import torch
 
@@ -67,7 +68,8 @@ def _export(network: nn.Module, opset: int) -> onnx.ModelProto:
         return onnx.load(str(raw))
 
 
-def _flavoured(marked: onnx.ModelProto, parameters: Parameters, flavour: Flavour) -> onnx.ModelProto:
+def flavoured(marked: onnx.ModelProto, parameters: Parameters, flavour: Flavour) -> onnx.ModelProto:
+    """A copy of ``marked`` with its markers replaced by one flavour of Q/DQ nodes: batch 1, any height and width."""
     import onnx
 
     from quantize.fake import MARKER_DOMAIN

@@ -2,7 +2,8 @@
 
 Activations learn their step size (LSQ: Esser et al., "Learned Step Size Quantization", ICLR 2020); weights take theirs from the largest
 magnitude of each output channel at every step. While ONNX is exported, both leave a marker node of domain ``MARKER_DOMAIN`` in the graph,
-which ``quantize.emit`` replaces by QuantizeLinear / DequantizeLinear.
+which ``quantize.emit`` replaces by QuantizeLinear / DequantizeLinear. Switched to clamping, activations are cut to what int8 can say
+but not rounded, and weights stay float: a float network learns to live within ranges that are learned with it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantize.live import LiveBatchNorm
 from quantize.scheme import ACTIVATIONS, DEAD_CHANNEL, SMALLEST_SCALE, WEIGHTS, PerChannel, PerTensor
 
 MARKER_DOMAIN = "fake_quant"
@@ -54,8 +56,9 @@ class ActivationQuantizer(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.order, self.non_negative, self.exact = name, order, non_negative, exact
+        self.operator = ""  # ONNX operator that makes the tensor in int8, where that is no convolution
         self._leader = (leader,)  # in a tuple: torch must not register it as a child a second time
-        self._enabled = True
+        self._enabled, self._rounds = True, True
         self._zero_point: Tensor
         self.register_buffer("_zero_point", torch.zeros(1), persistent=False)
         if leader is None:
@@ -78,11 +81,27 @@ class ActivationQuantizer(nn.Module):
         self.leader._enabled = value
 
     @property
+    def rounds(self) -> bool:
+        """False: an enabled tensor is cut to the range of its scale and not rounded, and the weights behind it stay float."""
+        return self.leader._rounds
+
+    @rounds.setter
+    def rounds(self, value: bool) -> None:
+        self.leader._rounds = value
+
+    @property
     def scale(self) -> Tensor:
         """float32 [1], positive: the size of one integer step."""
         owner = self.leader
         scale: Tensor = owner.start * torch.exp(STEP_GAIN * owner.log_step)
         return scale
+
+    @property
+    def start_or_less(self) -> Tensor:
+        """The scale, or where it has grown, the one it started from: what speaks against growth is rounding, which a clamp leaves out."""
+        owner = self.leader
+        smaller: Tensor = owner.start * torch.exp(STEP_GAIN * owner.log_step.clamp_max(0))
+        return smaller
 
     def set_scale(self, scale: float) -> None:
         """Start from this scale; what was learned so far is forgotten."""
@@ -100,37 +119,77 @@ class ActivationQuantizer(nn.Module):
             return marked
         if self.exact:
             return x
+        factor = (ACTIVATIONS.high * max(1, x.numel() // x.shape[0])) ** -0.5  # LSQ's gradient scale
+        if not self.rounds:
+            return _clamped(x, self.start_or_less, factor)
         if not torch.is_grad_enabled():  # the same numbers in a fraction of the time
-            return (x / self.scale).round_().clamp_(ACTIVATIONS.low, ACTIVATIONS.high).mul_(self.scale)
-        factor = (ACTIVATIONS.high * max(1, x.numel() // x.shape[0])) ** -0.5
+            return rounded(x, self.scale)
         return torch._fake_quantize_learnable_per_tensor_affine(x, self.scale, self._zero_point, ACTIVATIONS.low, ACTIVATIONS.high, factor)
+
+
+def rounded(x: Tensor, scale: Tensor) -> Tensor:
+    """``x`` on the grid of ``scale`` (float32 [1]), without gradients."""
+    return (x / scale).round_().clamp_(ACTIVATIONS.low, ACTIVATIONS.high).mul_(scale)
+
+
+def _clamped(x: Tensor, scale: Tensor, factor: float) -> Tensor:
+    """``x`` cut to [-128, 127] steps; the scale's gradient, which comes from what was cut, is multiplied by ``factor``."""
+    slow = scale * factor + (scale * (1 - factor)).detach()
+    return torch.clamp(x, slow * ACTIVATIONS.low, slow * ACTIVATIONS.high)
 
 
 class WeightQuantization(nn.Module):
     """What the two quantized convolutions share."""
 
     weight: Tensor
+    bias: Tensor | None
     name: str
     granularity: PerChannel
     source: tuple[ActivationQuantizer, ...]
+    result: str = ""
+    """Name of the int8 tensor that it, or the activation fused with it, makes; empty where none is."""
 
     @property
     def quantized(self) -> bool:
         """Whether it runs in int8: exactly when its input does."""
-        return self.source[0].enabled
+        return self.source[0].enabled and self.source[0].rounds
 
-    def weight_scale(self) -> Tensor:
-        """float32 [output channels]: the largest magnitude of each channel over 127."""
+    @property
+    def live(self) -> LiveBatchNorm | None:
+        """The batch normalisation that is trained with it, if any; it is folded into the weight at every step."""
+        return self._modules.get("batchnorm")  # type: ignore[return-value]
+
+    def folded(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as they are when its input is ``x``: its own, or with live batch normalisation folded in."""
+        if self.live is None:
+            return self.weight, self.bias
+        if self.training:
+            self.live.see(self.plain(x, self.weight, None))
+        return self.live.fold(self.weight, self.granularity.axis)
+
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution of ``x`` with any weight and bias."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, I, H, W] -> [N, O, H', W'], as the float convolution, with the int8 form of the weight."""
+        weight, bias = self.folded(x)
+        return self.plain(x, self.used(weight), bias)
+
+    def weight_scale(self, weight: Tensor | None = None) -> Tensor:
+        """float32 [output channels]: the largest magnitude of each channel over 127, of ``weight`` or its own."""
+        weight = self.weight if weight is None else weight
         axis = self.granularity.axis
-        other = [d for d in range(self.weight.ndim) if d != axis]
-        scale = self.weight.detach().abs().amax(other) / WEIGHTS.high
+        other = [d for d in range(weight.ndim) if d != axis]
+        scale = weight.detach().abs().amax(other) / WEIGHTS.high
         return scale.clamp_min(SMALLEST_SCALE).maximum(scale.max() * DEAD_CHANNEL)
 
-    def fake_weight(self) -> Tensor:
-        """The weight as int8 represents it; gradients pass straight through."""
-        scale = self.weight_scale()
+    def fake_weight(self, weight: Tensor | None = None) -> Tensor:
+        """``weight``, or its own, as int8 represents it; gradients pass straight through."""
+        weight = self.weight if weight is None else weight
+        scale = self.weight_scale(weight)
         zero = torch.zeros_like(scale, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(self.weight, scale, zero, self.granularity.axis, WEIGHTS.low, WEIGHTS.high)
+        return torch.fake_quantize_per_channel_affine(weight, scale, zero, self.granularity.axis, WEIGHTS.low, WEIGHTS.high)
 
     def integer_weight(self) -> Tensor:
         """int8, the shape of the weight."""
@@ -139,14 +198,14 @@ class WeightQuantization(nn.Module):
         with torch.no_grad():
             return torch.round(self.fake_weight() / self.weight_scale().reshape(shape)).to(torch.int8)
 
-    def used_weight(self) -> Tensor:
+    def used(self, weight: Tensor) -> Tensor:
         """What the convolution multiplies with: the weight, its int8 form, or its marker while ONNX is exported."""
         if not self.quantized:
-            return self.weight
+            return weight
         if torch.onnx.is_in_onnx_export():
-            marked: Tensor = _Marker.apply(self.weight, f"{self.name}.weight")  # type: ignore[no-untyped-call]
+            marked: Tensor = _Marker.apply(weight, f"{self.name}.weight")  # type: ignore[no-untyped-call]
             return marked
-        return self.fake_weight()
+        return self.fake_weight(weight)
 
 
 class QuantConv2d(WeightQuantization, nn.Conv2d):
@@ -154,22 +213,21 @@ class QuantConv2d(WeightQuantization, nn.Conv2d):
 
     granularity = PerChannel(0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """As ``nn.Conv2d``."""
-        out: Tensor = self._conv_forward(x, self.used_weight(), self.bias)
+        out: Tensor = self._conv_forward(x, weight, bias)
         return out
 
 
-class QuantConvTranspose2d(WeightQuantization, nn.ConvTranspose2d):
+class QuantConvTranspose2d(WeightQuantization, nn.ConvTranspose2d):  # type: ignore[misc]  # its forward takes no output_size
     """A transposed convolution with int8 weights, per output channel (axis 1)."""
 
     granularity = PerChannel(1)
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """As ``nn.ConvTranspose2d`` without ``output_size``."""
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """As ``nn.ConvTranspose2d``."""
         padding: Any = self.padding
-        w = self.used_weight()
-        return F.conv_transpose2d(x, w, self.bias, self.stride, padding, self.output_padding, self.groups, self.dilation)
+        return F.conv_transpose2d(x, weight, bias, self.stride, padding, self.output_padding, self.groups, self.dilation)
 
 
 def quantized_conv(conv: nn.Conv2d | nn.ConvTranspose2d, name: str, source: ActivationQuantizer) -> QuantConv2d | QuantConvTranspose2d:

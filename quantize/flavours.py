@@ -61,10 +61,15 @@ class _Writer:
         self._set_nodes([new for node in self.graph.node for new in self._replacement(node)])
 
     def _replacement(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+        from onnx import helper
+
         if node.op_type != MARKER_OP:
             yield node
             return
         name = node.attribute[0].s.decode()
+        if name in self.parameters.float_tensors or name in self.parameters.float_weights:
+            yield helper.make_node("Identity", node.input, node.output, f"{name}.float")
+            return
         yield from self._weight(node, name) if name in self.parameters.weights else self._activation(node, name)
 
     def _activation(self, node: onnx.NodeProto, name: str) -> Iterator[onnx.NodeProto]:

@@ -12,6 +12,7 @@ from models.arch import size_multiple
 from models.export import export_onnx
 from quantize.artifact import CHECKPOINT, FLOAT, ModelFacts, ModelFolder, write_facts, write_scales
 from quantize.emit import emit
+from quantize.insert import int8_operators
 from quantize.lint import lint
 from quantize.scales import Parameters, collect
 
@@ -40,7 +41,9 @@ def write_folder(
     if quantized is not None and parameters is not None:
         emit(quantized, parameters, path, opset)
         write_scales(path, parameters.to_json())
-        lint(path / "qdq_s8.onnx", opset, convs=len(parameters.weights), partial=bool(parameters.float_tensors))
+        partial = bool(parameters.float_tensors)
+        operators = {} if partial else int8_operators(quantized)
+        lint(path / "qdq_s8.onnx", opset, convs=len(parameters.weights), partial=partial, operators=operators)
     write_facts(path, _facts(folded, arch, opset, parameters))
     return ModelFolder(path)
 

@@ -7,6 +7,7 @@ one scale, so that no runtime has to rescale them. Squeeze-and-excite, and the s
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from quantize.trace import INPUT, Call, Role, Trace, trace
 
 QuantConv = QuantConv2d | QuantConvTranspose2d
 _SHARES_SCALE = (Role.MOVE, Role.RESIZE, Role.CONCAT)
+_OPERATORS = {Role.ADD: "Add", Role.CONCAT: "Concat", Role.RESIZE: "Resize"}
 _INPUT_NAME = "lq"
 _PROBE = 64
 
@@ -56,6 +58,14 @@ def convolutions(network: nn.Module) -> dict[str, QuantConv]:
     return {m.name: m for m in network.modules() if isinstance(m, QuantConv)}
 
 
+def int8_operators(network: nn.Module) -> Counter[str]:
+    """How many sums, concatenations and interpolations of a prepared network read and write int8, by ONNX operator.
+
+    Counted while no tensor has been put back to float.
+    """
+    return Counter(q.operator for q in quantizers(network).values() if q.operator)
+
+
 def set_float(network: nn.Module, names: Iterable[str]) -> None:
     """Put these activation tensors, and all that share their scale, to float; every other one to int8."""
     found = quantizers(network)
@@ -63,6 +73,12 @@ def set_float(network: nn.Module, names: Iterable[str]) -> None:
         quantizer.enabled = True
     for name in names:
         found[name].enabled = False
+
+
+def set_rounding(network: nn.Module, rounds: bool) -> None:
+    """Whether tensors that are not float are rounded, and weights with them, or only cut to their range (``quantize.fake``)."""
+    for quantizer in quantizers(network).values():
+        quantizer.rounds = rounds
 
 
 def set_all_float(network: nn.Module) -> None:
@@ -143,13 +159,20 @@ def _attach(network: nn.Module, seen: Trace, made: dict[int, ActivationQuantizer
         module = call.module
         if _is_operator(call, seen) and call.role is Role.CONV and isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module = quantized_conv(module, call.name, made[call.inputs[0]])
+            module.result = _result(call, seen, made)
             _replace(network, call.name, module)
             if call.inputs[0] == INPUT:
                 module.add_module("input_quantizer", made[INPUT])
                 module.register_forward_pre_hook(_quantize_input)
         if call.output in made:
+            made[call.output].operator = _OPERATORS.get(call.role, "") if _is_operator(call, seen) else ""
             module.add_module("quantizer", made[call.output])
             module.register_forward_hook(_quantize_output)
+
+
+def _result(conv: Call, seen: Trace, made: dict[int, ActivationQuantizer]) -> str:
+    readers = [conv, *(c for c in seen.consumers[conv.output] if c.role is Role.ACTIVATION)]
+    return next((made[c.output].name for c in readers if c.output in made), "")
 
 
 def _first_calls(seen: Trace) -> Iterator[Call]:

@@ -2,12 +2,15 @@
 
 The rules (TensorRT developer guide, "Working with Quantized Types"): signed 8 bit with zero points 0, constant positive scales, one scale
 per activation tensor, per-channel weights along the output channels, weights quantized offline, Q/DQ on both inputs of a convolution or on
-neither. Beyond them: both inputs of a residual sum, and one scale before and behind what only moves or interpolates values.
+neither, batch normalisation folded, and Q/DQ behind an activation, not between it and its convolution, which would stop their fusion.
+Beyond them: both inputs of a residual sum, and one scale before and behind what only moves or interpolates values. What must be int8 is
+counted, so that a file with nothing, or less, in int8 cannot pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
     import onnx
 
 _CONVS = ("Conv", "ConvTranspose")
-_SAME_SCALE = ("Concat", "Resize")
+_SAME_SCALE = ("Concat", "Resize", "MaxPool")
+_ACTIVATIONS = ("Relu", "Clip", "HardSwish", "LeakyRelu", "PRelu", "Sigmoid", "HardSigmoid")
 _SHOWN = 3
 
 
@@ -64,6 +68,26 @@ class QdqGraph:
         """Convolutions whose input and weight both come from a DequantizeLinear."""
         return [n for n in self.of_type(*_CONVS) if all(self.dequantizer(i) is not None for i in n.input[:2])]
 
+    def quantized_operators(self) -> Counter[str]:
+        """What runs in int8, by operator: depthwise convolutions apart; other operators when they read and write int8 alone."""
+        found = Counter("depthwise" if self._is_depthwise(n) else n.op_type for n in self.quantized_convs())
+        found.update(n.op_type for n in self.of_type("Add", "Concat", "Resize", "MaxPool") if self._in_int8(n))
+        return found
+
+    def _is_depthwise(self, conv: onnx.NodeProto) -> bool:
+        groups = next((int(a.i) for a in conv.attribute if a.name == "group"), 1)
+        weight = self.dequantizer(conv.input[1])
+        return groups > 1 and weight is not None and groups == len(self.constants.get(weight.input[0], ()))
+
+    def _in_int8(self, node: onnx.NodeProto) -> bool:
+        reads = node.input[:1] if node.op_type == "Resize" else node.input
+        readers = self.consumers.get(node.output[0], [])
+        return all(self.dequantizer(i) is not None for i in reads) and all(self._rounds(r) for r in readers) and bool(readers)
+
+    def _rounds(self, reader: onnx.NodeProto) -> bool:
+        behind = self.consumers.get(reader.output[0], []) if reader.op_type in _ACTIVATIONS else [reader]
+        return bool(behind) and all(n.op_type == "QuantizeLinear" for n in behind)
+
     def scale(self, node: onnx.NodeProto) -> NDArray[Any] | None:
         """Scale of a Q or DQ node; None when it is computed."""
         return self.constants.get(node.input[1])
@@ -73,7 +97,7 @@ class QdqGraph:
         return self.constants.get(node.input[2]) if len(node.input) > 2 else None
 
 
-def lint(path: Path, opset: int, convs: int, partial: bool = False) -> None:
+def lint(path: Path, opset: int, convs: int, partial: bool = False, operators: Mapping[str, int] | None = None) -> None:
     """Raise unless TensorRT would take the file as explicitly quantized int8.
 
     Args:
@@ -81,11 +105,13 @@ def lint(path: Path, opset: int, convs: int, partial: bool = False) -> None:
         opset: newest operator set that the board's TensorRT reads.
         convs: how many convolutions must be quantized; at least 1.
         partial: some tensors are float on purpose, so a sum may have one quantized input.
+        operators: how many of Add, Concat and Resize must read and write int8.
 
     Raises:
         StageFailed: naming the first few faults and how many there are.
     """
-    faults = list(_faults(QdqGraph(path), opset, convs, partial))
+    graph = QdqGraph(path)
+    faults = [*_faults(graph, opset, convs, partial), *_count_faults(graph, operators or {})]
     if faults:
         more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         what = f"TensorRT would not run it as int8: {'; '.join(faults[:_SHOWN])}{more}"
@@ -102,6 +128,7 @@ def _faults(graph: QdqGraph, opset: int, convs: int, partial: bool) -> Iterator[
         yield from _qdq_faults(graph, node)
     for node in graph.of_type(*_CONVS):
         yield from _conv_faults(graph, node)
+        yield from _fusion_faults(graph, node)
     if not partial:
         for node in graph.of_type("Add"):
             yield from _add_faults(graph, node)
@@ -146,6 +173,25 @@ def _conv_faults(graph: QdqGraph, node: onnx.NodeProto) -> Iterator[str]:
         yield f"the input of {node.name} is not quantized per tensor"
     if len(node.input) > 2 and node.input[2] not in graph.constants:
         yield f"the bias of {node.name} is not a float constant"
+
+
+def _fusion_faults(graph: QdqGraph, node: onnx.NodeProto) -> Iterator[str]:
+    if graph.dequantizer(node.input[0]) is None:
+        return
+    for reader in graph.consumers.get(node.output[0], []):
+        if reader.op_type == "BatchNormalization":
+            yield f"the batch normalisation behind {node.name} is not folded"
+        if reader.op_type == "QuantizeLinear":
+            behind = [n for dq in graph.consumers.get(reader.output[0], []) for n in graph.consumers.get(dq.output[0], [])]
+            if behind and all(n.op_type in _ACTIVATIONS for n in behind):
+                yield f"{reader.name} rounds between {node.name} and its activation"
+
+
+def _count_faults(graph: QdqGraph, operators: Mapping[str, int]) -> Iterator[str]:
+    found = graph.quantized_operators()
+    for op, count in operators.items():
+        if found[op] != count:
+            yield f"{found[op]} int8 {op} where {count} are expected"
 
 
 def _add_faults(graph: QdqGraph, node: onnx.NodeProto) -> Iterator[str]:

@@ -1,57 +1,77 @@
-"""When int8 costs too much: the most sensitive tensors back to float, then everything."""
+"""When int8 costs too much: the cheapest tensors that suffice back to float, then everything."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from quantize.exchange import CHEAPEST_MS, Row, Table
+from quantize.insert import convolutions, set_float
+from quantize.knapsack import cheapest_cover
 
-from quantize.candidates import Contest, Judged
-from quantize.insert import quantizers, set_float
+if TYPE_CHECKING:
+    from quantize.candidates import Contest
+    from quantize.judged import Judged
 
 MIXED = "int8-mixed"
-_CROPS, _SIDE = 4, 128
 
 
-def sensitivities(network: nn.Module, reference: nn.Module, images: list[Tensor]) -> dict[str, float]:
-    """By tensor: the share of the squared int8 error that vanishes when this tensor, and all that share its scale, return to float.
-
-    Args:
-        network: prepared, all tensors in int8.
-        reference: its float original.
-        images: float32 [1, 3, H, W] in [0, 1].
-    """
-    probe = copy.deepcopy(network)
-    crops = [image[..., :_SIDE, :_SIDE] for image in images[:_CROPS]]
-    with torch.no_grad():
-        wanted = [reference(crop) for crop in crops]
-        error = {}
-        for name in ("", *(q.name for q in quantizers(probe).values() if q.leader is q)):
-            set_float(probe, [name] if name else [])
-            error[name] = sum(float((probe(crop) - want).square().mean()) for crop, want in zip(crops, wanted, strict=True))
-    whole = error.pop("") or 1.0
-    return {name: (whole - rest) / whole for name, rest in sorted(error.items(), key=lambda item: item[1])}
-
-
-def mixed(contest: Contest, chosen: Judged, count: int) -> Judged:
-    """``chosen`` with its ``count`` most sensitive tensors in float."""
-    ranked = list(sensitivities(chosen.network, contest.folded, contest.images))[:count]
-    network = copy.deepcopy(chosen.network)
-    set_float(network, ranked)
-    return contest.judge(MIXED, network, int8=True, float_tensors=tuple(ranked))
-
-
-def within_bound(contest: Contest, chosen: Judged) -> list[Judged]:
-    """The rungs from ``chosen`` down to the first that loses at most ``max_drop`` dB on the calibration set; float at the latest."""
+def within_bound(contest: Contest, chosen: Judged, table: Table) -> list[Judged]:
+    """The rungs from ``chosen`` down to the first that loses no more than the bounds on the calibration set; float at the latest."""
     rungs = [chosen]
-    if not fits(contest, chosen) and contest.config.sensitive:
-        rungs.append(mixed(contest, chosen, contest.config.sensitive))
-    if not fits(contest, rungs[-1]):
+    if not contest.fits(chosen) and contest.config.mixed:
+        found = mixed(contest, chosen, table)
+        rungs += [found] if found is not None else []
+    if not contest.fits(rungs[-1]):
         rungs.append(contest.float)
     return rungs
 
 
-def fits(contest: Contest, candidate: Judged) -> bool:
-    """Whether the candidate's loss on the calibration set is within the bound; NaN is not."""
-    return bool(contest.float.mean - candidate.mean <= contest.config.max_drop)
+def mixed(contest: Contest, chosen: Judged, table: Table) -> Judged | None:
+    """``chosen`` with the cheapest set of tensors in float that brings it within the bounds; None where no set short of all does.
+
+    The set is solved from the table, where gains are taken to add up; the network itself is then measured, and as long as it loses
+    too much, the tensors of the best exchange rate follow, twice as many each time.
+    """
+    names = solve(contest, chosen, table)
+    spare, batch = [r.tensor for r in _by_need(contest, chosen, table) if r.tensor not in names], 1
+    while True:
+        candidate = in_float(contest, chosen, names)
+        if not any(conv.quantized for conv in convolutions(candidate.network).values()):
+            return None
+        if contest.fits(candidate):
+            return candidate
+        if not spare:
+            return None
+        names, spare, batch = [*names, *spare[:batch]], spare[batch:], 2 * batch
+
+
+def solve(contest: Contest, chosen: Judged, table: Table) -> list[str]:
+    """The tensors that the knapsack picks: least added milliseconds such that both bounds are met by the table's gains."""
+    drop, config = chosen.against(contest.float), contest.config
+    needs = (
+        _need(-drop.mean, config.max_drop, table.lost),
+        _need(-drop.worst, config.max_drop_worst, table.lost_worst),
+    )
+    picked = cheapest_cover([r.ms for r in table.rows], [(r.db, r.db_worst) for r in table.rows], needs)
+    return [table.rows[i].tensor for i in picked]
+
+
+def in_float(contest: Contest, chosen: Judged, names: Sequence[str]) -> Judged:
+    """``chosen`` with these tensors, and all that share their scales, in float."""
+    network = copy.deepcopy(chosen.network)
+    set_float(network, names)
+    return contest.judge(MIXED, network, int8=True, float_tensors=tuple(names), trained=chosen.trained)
+
+
+def _need(loss: float, bound: float, lost_on_crops: float) -> float:
+    """What must be regained on the crops: the excess, at the rate at which the crops lose what the whole images lose."""
+    excess = loss - bound
+    return excess * max(1.0, lost_on_crops / loss) if excess > 0 else 0.0
+
+
+def _by_need(contest: Contest, chosen: Judged, table: Table) -> list[Row]:
+    drop, config = chosen.against(contest.float), contest.config
+    by_mean = -drop.mean - config.max_drop >= -drop.worst - config.max_drop_worst
+    return sorted(table.rows, key=lambda r: -(r.db if by_mean else r.db_worst) / max(r.ms, CHEAPEST_MS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,12 +43,37 @@ class WeightScale:
 
 
 @dataclass(frozen=True, slots=True)
+class ConvTensors:
+    """Names of the tensors of an int8 convolution; ``output``, behind its fused activation, is empty where it stays float."""
+
+    input: str
+    weight: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
 class Parameters:
-    """Every int8 tensor of a network by name; ``float_tensors`` are those that were put back to float."""
+    """Every int8 tensor of a network by name; ``float_tensors`` and ``float_weights`` are those that were put back to float."""
 
     activations: Mapping[str, ActivationScale]
     weights: Mapping[str, WeightScale]
     float_tensors: tuple[str, ...] = ()
+    convolutions: Mapping[str, ConvTensors] = field(default_factory=dict)
+    float_weights: tuple[str, ...] = ()
+
+    def without(self, tensor: str) -> Parameters:
+        """The same with one tensor, all that share its scale, and the weights of the convolutions that read them in float."""
+        leader = self.activations[tensor].shares
+        group = {name for name, a in self.activations.items() if a.shares == leader}
+        convs = {name: c for name, c in self.convolutions.items() if c.input not in group}
+        kept = {c.weight for c in convs.values()}
+        return Parameters(
+            {name: a for name, a in self.activations.items() if name not in group},
+            {name: w for name, w in self.weights.items() if name in kept},
+            (*self.float_tensors, *sorted(group)),
+            convs,
+            (*self.float_weights, *sorted(set(self.weights) - kept)),
+        )
 
     def scale_range(self) -> tuple[float, float]:
         """Smallest and largest activation scale."""
@@ -62,14 +87,34 @@ class Parameters:
             for name, a in self.activations.items()
         }
         weights = {name: {"scale": [float(s) for s in w.scale], "axis": w.axis} for name, w in self.weights.items()}
+        convolutions = {name: {"input": c.input, "weight": c.weight, "output": c.output or None} for name, c in self.convolutions.items()}
         return {
             "schema": SCHEMA,
             "activation_range": [ACTIVATIONS.low, ACTIVATIONS.high],
             "weight_range": [WEIGHTS.low, WEIGHTS.high],
             "activations": activations,
             "weights": weights,
+            "tensors": self._by_tensor(),
+            "convolutions": convolutions,
             "float_tensors": list(self.float_tensors),
         }
+
+    def _by_tensor(self) -> dict[str, Any]:
+        """Every int8 and int32 tensor in one form: what a runtime that is given scales by tensor (LiteRT, TVM) reads."""
+        rows: dict[str, Any] = {
+            name: _row("activation", [float(a.scale)], None, 128 if not a.non_negative else 0) for name, a in self.activations.items()
+        }
+        rows |= {name: _row("weight", [float(s) for s in w.scale], w.axis, 0) for name, w in self.weights.items()}
+        for name, conv in self.convolutions.items():
+            scale = (self.activations[conv.input].scale * self.weights[conv.weight].scale).astype(np.float32)
+            rows[f"{name}.bias"] = _row("bias", [float(s) for s in scale], 0, 0)
+        return rows
+
+
+def _row(kind: str, scale: list[float], axis: int | None, unsigned_zero: int) -> dict[str, Any]:
+    dtype = "int32" if kind == "bias" else "int8"
+    u8 = {"dtype": "uint8" if kind == "activation" else dtype, "zero_point": unsigned_zero}
+    return {"kind": kind, "scale": scale, "axis": axis, "s8": {"dtype": dtype, "zero_point": 0}, "u8": u8}
 
 
 def collect(network: nn.Module) -> Parameters:
@@ -85,4 +130,9 @@ def collect(network: nn.Module) -> Parameters:
         for name, c in convolutions(network).items()
         if c.quantized
     }
-    return Parameters(activations, weights, tuple(name for name, q in found.items() if not q.enabled))
+    tensors = {
+        name: ConvTensors(c.source[0].name, f"{name}.weight", c.result if c.result in activations else "")
+        for name, c in convolutions(network).items()
+        if c.quantized
+    }
+    return Parameters(activations, weights, tuple(name for name, q in found.items() if not q.enabled), tensors)

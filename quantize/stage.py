@@ -1,26 +1,29 @@
-"""Quantize to symmetric int8: calibrate, train with fake quantization, hand on the better of both as Q/DQ ONNX."""
+"""Quantize to symmetric int8: calibrate, train with fake quantization or with clamps, hand on the best as Q/DQ ONNX."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.contract import Kind, StageContext, StageResult, StageSpec
 from train.config import LossName, LossWeights, Precision, RecoverConfig, TrainConfig
 
+Contender = Literal["ptq", "qat", "clamp-ptq"]
+Calibration = Literal["percentile", "mse", "minmax"]
+
 
 class QatTrain(TrainConfig):
-    """Quantization-aware training; the defaults take about half a minute on two CPU cores."""
+    """The training of a contender; the defaults take about half a minute on two CPU cores."""
 
-    steps: int = Field(default=100, ge=1, description="optimizer steps")
+    steps: int = Field(default=100, ge=1, description="optimizer steps of each training")
     crop: int = Field(default=96, ge=16, description="side of the square training crops in pixels")
-    lr: float = Field(default=1e-4, gt=0, description="peak learning rate of the weights")
+    lr: float = Field(default=3e-4, gt=0, description="peak learning rate of the weights")
     amp: Precision = Field(default="32-true", description="bf16 rounds more coarsely than the integers that are trained for")
 
 
 class Qat(RecoverConfig):
-    """How the fake-quantized network is trained."""
+    """How contenders are trained, all alike."""
 
     train: QatTrain = Field(default=QatTrain(), description="the training")
     loss: LossName = Field(default="psnr", description="distance between images; l1 and its kin mislead weights on a grid")
@@ -33,20 +36,44 @@ class QuantizeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: int = Field(default=16, ge=1, description="pairs of the calibration set that are used, to calibrate and to choose")
-    qat: bool = Field(default=True, description="train with fake quantization; false: calibration alone")
-    recover: Qat = Field(default=Qat(), description="the training")
+    contenders: tuple[Contender, ...] = Field(
+        default=("ptq", "qat"),
+        description="ptq: calibration alone, always there; qat: training with fake quantization; "
+        "clamp-ptq: float training with learned clamps, whose ranges calibrate",
+    )
+    calibration: tuple[Calibration, ...] = Field(
+        default=("percentile", "mse"), min_length=1, description="how ranges are found; each is a contender"
+    )
+    equalise: bool = Field(default=True, description="also try cross-layer equalisation with the best calibration")
+    correct_bias: bool = Field(default=True, description="also try bias correction with the best calibration")
+    recover: Qat = Field(default=Qat(), description="the training of qat, clamp-ptq and the float control")
     step_lr: float = Field(default=5.0, gt=0, description="learning rate of the activations' step sizes over that of the weights")
+    batchnorm: Literal["folded", "live"] = Field(
+        default="folded", description="live: qat trains batch normalisation along, folded into rounded weights; no better where measured"
+    )
     guide: Literal["teacher", "input"] = Field(
         default="teacher", description="whose output guides the training; input: the float network itself, as also when no teacher is given"
+    )
+    seeds: int = Field(default=1, ge=1, le=20, description="trainings of each trained contender, with different crops; the best counts")
+    budget_steps: int | None = Field(
+        default=None, ge=1, description="most optimizer steps over all trainings together, shared equally; null: recover.train.steps each"
     )
     control: bool = Field(
         default=False, description="also train a float network equally long, to tell what int8 costs from what training gives"
     )
-    margin: float = Field(default=0.005, ge=0, description="dB by which training must beat calibration on the calibration set to be chosen")
+    margin: float = Field(
+        default=0.005,
+        ge=0,
+        description="dB by which training must beat calibration on the calibration set to be chosen, and by more than the standard error",
+    )
+    enough: float = Field(
+        default=0.0, ge=0, description="calibration that costs at most this many dB is handed on without any training; 0: always train"
+    )
     max_drop: float = Field(
         default=0.15, ge=0, description="largest loss of PSNR on the calibration set in dB; above it tensors return to float"
     )
-    sensitive: int = Field(default=5, ge=0, description="how many of the most sensitive tensors return to float before all do")
+    max_drop_worst: float = Field(default=0.4, ge=0, description="the same for the calibration image that loses most")
+    mixed: bool = Field(default=True, description="return the cheapest tensors that suffice to float, before all do")
     min_speedup: float = Field(
         default=1.0, ge=0, description="least speed-up over fp32 where the target is this host; below it all returns to float"
     )
@@ -55,6 +82,15 @@ class QuantizeConfig(BaseModel):
     )
     tile: int = Field(default=256, ge=32, description="side in pixels of the square image that latency is measured on")
     seconds: float = Field(default=1.5, gt=0, description="least time of a latency measurement per network")
+
+    @model_validator(mode="after")
+    def _fits(self) -> QuantizeConfig:
+        if "ptq" not in self.contenders:
+            raise ValueError("contenders must name ptq: training starts from a calibration and is held against it")
+        for name in ("contenders", "calibration"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ValueError(f"{name} names one of them twice: {', '.join(getattr(self, name))}")
+        return self
 
 
 def run(ctx: StageContext) -> StageResult:
@@ -68,9 +104,9 @@ STAGE = StageSpec(
     run=run,
     config=QuantizeConfig,
     consumes={"model": Kind.CHECKPOINT, "teacher?": Kind.CHECKPOINT},
-    produces={"model": Kind.ONNX, "samples": Kind.SAMPLES},
+    produces={"model": Kind.ONNX, "samples": Kind.SAMPLES, "exchange": Kind.REPORT},
     data=("train", "calibrate", "test"),
-    reads_target=("opset", "is_host"),
+    reads_target=("name", "opset", "is_host", "rates", "backends", "frame"),
     toolchain=("torch", "lightning", "onnx", "onnxruntime", "onnxslim", "numpy", "scikit-image"),
     code=("models", "compile.onnxruntime"),  # found by name
     measures="host",

@@ -1,14 +1,19 @@
 """The lint accepts what we write and names what is wrong with anything else."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from torch import nn
 
 from models.export import export_onnx
+from models.student.blocks import Add, Concat, SqueezeExcite
 from pipeline.errors import StageFailed
 from quantize.folder import write_folder
-from quantize.lint import QdqGraph, lint
+from quantize.insert import int8_operators
+from quantize.lint import QdqGraph, _count_faults, lint
 from tests.quantize.toys import SMALL, quantized, student
 
 
@@ -66,6 +71,112 @@ def test_an_unquantized_graph_cannot_pass(folder, tmp_path):
 def test_the_unsigned_flavour_cannot_pass(folder):
     with pytest.raises(StageFailed, match=r"bias.dequantize is int32; .* and \d+ more"):
         lint(folder.qdq("u8"), 17, folder.facts.quantized_convs)
+
+
+def written(tmp_path, **config):
+    folded, ready = quantized(student(**{**SMALL, **config}))
+    return folded, ready, QdqGraph(write_folder(tmp_path / "model", folded, "student", 17, ready).qdq("s8"))
+
+
+def modules(network, kind):
+    return sum(type(m) is kind for m in network.modules())
+
+
+def test_convolution_batch_normalisation_and_activation_are_one_int8_operator(tmp_path):
+    _, _, graph = written(tmp_path)
+    assert graph.of_type("BatchNormalization") == []
+    for name in ("stem.act", "encoder.0.0.expand.act"):
+        relu = graph.producers[node(graph.model, f"{name}.quantize").input[0]]
+        assert relu.op_type == "Relu"
+        assert graph.producers[relu.input[0]] in graph.quantized_convs()
+    found = graph.quantized_operators()
+    assert found["Conv"] + found["depthwise"] == len(graph.quantized_convs())
+
+
+def test_depthwise_convolutions_have_a_scale_per_channel(tmp_path):
+    folded, _, graph = written(tmp_path, high_scales=0, depths=[1, 2, 2])
+    want = [m for m in folded.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert graph.quantized_operators()["depthwise"] == len(want) > 0
+    shapes = {graph.scale(graph.dequantizer(n.input[1])).shape for n in graph.quantized_convs()}
+    assert {(m.out_channels,) for m in want} <= shapes
+
+
+def test_residual_sums_read_and_write_int8_except_the_last(tmp_path):
+    folded, ready, graph = written(tmp_path, depths=[1, 2, 2])
+    assert graph.quantized_operators()["Add"] == int8_operators(ready)["Add"] == modules(folded, Add) - 1 > 2
+
+
+def test_concatenated_skips_share_one_scale(tmp_path):
+    folded, ready, graph = written(tmp_path, skip="concat")
+    assert graph.quantized_operators()["Concat"] == int8_operators(ready)["Concat"] == modules(folded, Concat) > 0
+    for concat in graph.of_type("Concat"):
+        if any(graph.dequantizer(i) is not None for i in concat.input):
+            assert len({float(graph.scale(graph.dequantizer(i))) for i in concat.input}) == 1
+
+
+def test_squeeze_and_excite_stays_float_between_int8_neighbours(tmp_path):
+    folded, _, graph = written(tmp_path, se_from=0, high_scales=0)
+    inside = [n for n in graph.of_type("Conv") if n not in graph.quantized_convs()]
+    assert len(inside) == 2 * modules(folded, SqueezeExcite) > 0
+    assert all(graph.dequantizer(i) is None for n in inside for i in n.input[:2])
+    products = graph.of_type("Mul")
+    gated = [m for m in products if any(c.op_type == "QuantizeLinear" for c in graph.consumers[m.output[0]])]
+    assert len(gated) == modules(folded, SqueezeExcite)
+    assert all(graph.dequantizer(m.input[0]) is not None for m in gated)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_interpolation_reads_and_writes_one_scale(tmp_path, mode):
+    folded, ready, graph = written(tmp_path, upsample=mode)
+    resizes = graph.of_type("Resize")
+    assert graph.quantized_operators()["Resize"] == int8_operators(ready)["Resize"] == len(resizes) == modules(folded, nn.Upsample) > 0
+    for resize in resizes:
+        behind = graph.consumers[resize.output[0]]
+        assert {float(graph.scale(n)) for n in behind} == {float(graph.scale(graph.dequantizer(resize.input[0])))}
+
+
+def test_deconvolutions_have_a_scale_per_output_channel(tmp_path):
+    folded, _, graph = written(tmp_path, upsample="deconv")
+    wanted = [m for m in folded.modules() if isinstance(m, nn.ConvTranspose2d)]
+    found = [n for n in graph.quantized_convs() if n.op_type == "ConvTranspose"]
+    assert graph.quantized_operators()["ConvTranspose"] == len(found) == len(wanted) > 0
+    for conv, module in zip(found, wanted, strict=True):
+        assert graph.scale(graph.dequantizer(conv.input[1])).shape == (module.out_channels,)
+
+
+@pytest.mark.parametrize(("op", "name"), [("Add", "encoder.0.0.add"), ("Resize", "decoder.0.up.resize"), ("Concat", "decoder.0.join")])
+def test_an_operator_that_is_not_int8_is_missed_in_the_count(tmp_path, op, name):
+    _, ready, graph = written(tmp_path, skip="concat" if op == "Concat" else "add")
+    bypass(graph.model, name)
+    for reader in [n for n in graph.model.graph.node if n.op_type == "QuantizeLinear" and n.name == f"{name}.quantize"]:
+        graph.model.graph.node.remove(reader)
+    onnx.save(graph.model, tmp_path / "model.onnx")
+    want = int8_operators(ready)
+    with pytest.raises(StageFailed, match="TensorRT would not run it as int8"):
+        lint(tmp_path / "model.onnx", 17, len(graph.quantized_convs()), partial=True, operators=want)
+    found = list(_count_faults(QdqGraph(tmp_path / "model.onnx"), want))
+    assert any(re.fullmatch(rf"\d+ int8 {op} where {want[op]} are expected", fault) for fault in found)
+
+
+def test_rounding_between_a_convolution_and_its_activation(model, folder, tmp_path):
+    relu = next(n for n in model.graph.node if n.op_type == "Relu")
+    scale, zero = node(model, "stem.act.quantize").input[1:]
+    at = list(model.graph.node).index(relu)
+    model.graph.node.insert(at, helper.make_node("DequantizeLinear", ["early", scale, zero], ["early.float"], "early.dequantize"))
+    model.graph.node.insert(at, helper.make_node("QuantizeLinear", [relu.input[0], scale, zero], ["early"], "early.quantize"))
+    relu.input[0] = "early.float"
+    check(model, folder, tmp_path, "early.quantize rounds between .* and its activation")
+
+
+def test_batch_normalisation_that_is_not_folded(model, folder, tmp_path):
+    relu = next(n for n in model.graph.node if n.op_type == "Relu")
+    for name in ("gamma", "beta", "mean", "var"):
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(8, np.float32), name))
+    at = list(model.graph.node).index(relu)
+    bn = helper.make_node("BatchNormalization", [relu.input[0], "gamma", "beta", "mean", "var"], ["normalised"], "bn")
+    model.graph.node.insert(at, bn)
+    relu.input[0] = "normalised"
+    check(model, folder, tmp_path, "the batch normalisation behind .* is not folded")
 
 
 def test_a_newer_opset(model, folder, tmp_path):
