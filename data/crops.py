@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pipeline.contract import Pair, PairSource
 
-__all__ = ["CACHE_BYTES", "Augment", "CropDataset", "Jitter", "PairCache", "Visits", "fixed_batch"]
+__all__ = ["CACHE_BYTES", "Augment", "Beside", "CropDataset", "Jitter", "PairCache", "Visits", "beyond_turns", "fixed_batch"]
 
 CACHE_BYTES = 512 * 2**20
 
@@ -112,12 +112,22 @@ class Visits:
         return cls(1, 0) if each == 1 or count * bytes_each <= CACHE_BYTES else cls(each, lag)
 
 
+class Beside(Protocol):
+    """What is known of every image beside its pixels, e.g. a teacher's answers to it, and is cut in step with the crops."""
+
+    align: int
+    """Crops begin at multiples of this many pixels, and their sides are such."""
+
+    def cut(self, index: int, top: int, left: int, side: int) -> Sequence[NDArray[Any]]:
+        """What belongs to that square of image ``index``: any number of arrays [h, w, C], squares too, of the caller's own."""
+
+
 class CropDataset:
     """Map-style data set of ``length`` random crops, for a torch DataLoader (with workers) or a plain loop; torch is not needed.
 
     Item k is (lq, gt), float32 [3, side, side] in [0, 1], of one pair, at one place, augmented alike. Items 0 .. n-1 go through the n
     pairs in random order, n .. 2n-1 in another, and so on; ``Visits`` says how this differs where the pairs exceed CACHE_BYTES.
-    Everything follows from (seed, k).
+    Everything follows from (seed, k). With ``beside`` an item is (lq, gt, *more): its arrays as [C, h, w], turned and mirrored alike.
 
     Args:
         source: the pairs; its images must be at least as large as the crops.
@@ -127,9 +137,10 @@ class CropDataset:
         augment: what is changed at random.
         crops: (first k, side) pairs: from that item on the side is another, up to the next entry; in the order of k.
         cache_bytes: memory for decoded pairs, in each process; changes no item.
+        beside: what else an item holds.
 
     Raises:
-        ValueError: no pairs, a side below 1, a negative length, or ``crops`` out of order.
+        ValueError: no pairs, a side below 1, a negative length, ``crops`` out of order, or augmentation that ``beside`` cannot follow.
     """
 
     def __init__(
@@ -142,18 +153,21 @@ class CropDataset:
         crops: Sequence[tuple[int, int]] = (),
         *,
         cache_bytes: int = CACHE_BYTES,
+        beside: Beside | None = None,
     ) -> None:
         if min([crop, *(side for _, side in crops)]) < 1 or length < 0 or len(source) == 0:
             raise ValueError(f"no crops of {crop} pixels from {len(source)} pairs, {length} times")
         if list(crops) != sorted(crops):
             raise ValueError(f"crops are not in the order of k: {list(crops)}")
-        self.crop, self.seed, self.length, self.augment, self.crops = crop, seed, length, augment, tuple(crops)
+        if beside is not None and beyond_turns(augment):
+            raise ValueError(f"what stands beside the images cannot follow the augmentation's {', '.join(beyond_turns(augment))}")
+        self.crop, self.seed, self.length, self.augment, self.crops, self.beside = crop, seed, length, augment, tuple(crops), beside
         self._pairs, self.count = PairCache(source, cache_bytes), len(source)
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, k: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __getitem__(self, k: int) -> tuple[NDArray[Any], ...]:
         if not 0 <= k < self.length:
             raise IndexError(f"crop {k} of {self.length}")
         seeds = np.random.SeedSequence([self.seed, k])
@@ -161,11 +175,13 @@ class CropDataset:
         pair, side = self._pairs[self.index(k)], self.side(k)
         _require_size(pair, side)
         window = self.augment.window(side, min(pair.lq.shape[:2]), seeds)
-        top, left = (int(rng.integers(length - window + 1)) for length in pair.lq.shape[:2])
+        align = self.beside.align if self.beside is not None else 1
+        top, left = (int(rng.integers(length - window + 1)) // align * align for length in pair.lq.shape[:2])
         turns, mirror = self.augment.turn(rng)
         cut = slice(top, top + window), slice(left, left + window)
         lq, gt = (_tensor(resized(image[cut], side), turns, mirror) for image in (pair.lq, pair.gt))
-        return self.augment.recolour(lq, gt, seeds)
+        more = self.beside.cut(self.index(k), top, left, side) if self.beside is not None else ()
+        return *self.augment.recolour(lq, gt, seeds), *(_turned(array, turns, mirror) for array in more)
 
     def side(self, k: int) -> int:
         """Side of item ``k`` in pixels."""
@@ -186,8 +202,14 @@ class CropDataset:
 
 def fixed_batch(dataset: CropDataset, count: int, start: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Items ``start`` .. ``start + count - 1`` stacked: (lq, gt), float32 [count, 3, crop, crop] in [0, 1]."""
-    lq, gt = zip(*(dataset[k] for k in range(start, start + count)), strict=True)
+    lq, gt = zip(*(dataset[k][:2] for k in range(start, start + count)), strict=True)
     return np.stack(lq), np.stack(gt)
+
+
+def beyond_turns(augment: Augment) -> tuple[str, ...]:
+    """The settings of ``augment`` that change more than an image's orientation."""
+    changes = {"scale": augment.scale, "noise": augment.noise, "channel_shuffle": augment.channel_shuffle}
+    return (*(name for name, value in changes.items() if value), *(["jitter"] if augment.jitter != Jitter() else []))
 
 
 @lru_cache(maxsize=8)
@@ -204,8 +226,12 @@ def _require_size(pair: Pair, side: int) -> None:
 
 
 def _tensor(image: NDArray[np.uint8], turns: int, mirror: bool) -> NDArray[np.float32]:
-    turned = np.rot90(image[:, ::-1] if mirror else image, turns)
-    return np.ascontiguousarray(turned.transpose(2, 0, 1), np.float32) / np.float32(255)
+    return _turned(image, turns, mirror).astype(np.float32) / np.float32(255)
+
+
+def _turned(array: NDArray[Any], turns: int, mirror: bool) -> NDArray[Any]:
+    """[h, w, C] mirrored left and right, then turned, as contiguous [C, h, w] of the same type."""
+    return np.ascontiguousarray(np.rot90(array[:, ::-1] if mirror else array, turns).transpose(2, 0, 1))
 
 
 def _bytes_of(pair: Pair) -> int:

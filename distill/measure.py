@@ -13,10 +13,16 @@ from eval.quality import evaluate, torch_restorer
 from models import checkpoint
 from models.arch import size_multiple
 from pipeline.contract import Kind, Measurement, Output, PairSource, StageContext, StageResult
+from train.ranks import is_first_process
 
 
 def hand_on(ctx: StageContext, made: Made) -> StageResult:
-    """Write the checkpoint, restore the images of data role ``test``, measure both."""
+    """Write the checkpoint, restore the images of data role ``test``, measure both.
+
+    Of several processes (torchrun) the first does so; the others, who took part in the training, return no outputs.
+    """
+    if not is_first_process():
+        return StageResult({}, notes=(made.note,))
     path, samples = ctx.workdir / "model.safetensors", ctx.workdir / "samples"
     checkpoint.save(path, made.network, made.arch, made.config, made.history)
     measurements = [*_quality(made.network, ctx.data["test"], samples), *cost_measurements(made.network, path)]

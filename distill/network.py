@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from torch import nn
@@ -22,6 +22,11 @@ from train.determinism import seeded
 from train.job import FitReport
 from train.recover import recover, train_alone
 from train.terms import TermsLoss
+
+if TYPE_CHECKING:
+    from distill.student import DistillConfig, StudentAdversarial
+    from train.adversarial import PatchAdversary
+    from train.config_losses import Adversarial
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ def _published(config: NetworkConfig, path: Path) -> Made:
     return Made(found.network, found.arch, found.config, history, f"{kind}, not trained here: {path.name}, read as {found.arch}")
 
 
-def trained(ctx: StageContext, teacher: nn.Module | None, settings: RecoverConfig, label: str) -> Made:
-    """The network of ``ctx.config``, initialised from the seed and trained on data role ``train``.
+def trained(ctx: StageContext, settings: RecoverConfig, label: str) -> Made:
+    """The network of ``ctx.config``, initialised from the seed and trained on data role ``train`` with the ground truth alone.
 
     Raises:
         UsageError: settings that do not fit the network or the images.
@@ -67,11 +72,55 @@ def trained(ctx: StageContext, teacher: nn.Module | None, settings: RecoverConfi
     """
     train = settings.train.seeded(ctx.seed)
     network = _fresh(ctx.config, train, label)
-    report = recover(network, teacher, ctx.data["train"], settings, ctx.workdir, ctx.progress, ctx.seed, label=label)
-    entry: dict[str, Any] = {"stage": label, "steps": report.steps, "seed": train.seed, "loss": settings.loss}
-    if teacher is not None:
+    report = recover(network, None, ctx.data["train"], settings, ctx.workdir, ctx.progress, ctx.seed, label=label)
+    return _made(ctx.config, network, [_entry(label, settings, train, report)], _pace(report))
+
+
+def distilled(ctx: StageContext, teacher: nn.Module, label: str) -> Made:
+    """The network of ``ctx.config`` (a DistillConfig), trained on data role ``train`` with a teacher, and perhaps against a critic.
+
+    Raises:
+        UsageError: as ``train.recover.recover``.
+        StageFailed: the training diverged, or the disk is full.
+    """
+    config = ctx.config
+    train, critic = config.train.seeded(ctx.seed), config.adversarial
+    network = _fresh(config, train, label)
+    beside = critic if critic is not None and critic.train is None else None
+    history, notes = [], []
+    for settings, adversarial, name in ((config, beside, label), *_afterwards(config, label)):
+        workdir = ctx.workdir if name == label else ctx.workdir / "adversarial"
+        with seeded(train.seed or 0, label, "critic"):
+            adversary = _adversary(adversarial)
+        report = recover(
+            network,
+            teacher,
+            ctx.data["train"],
+            settings,
+            workdir,
+            ctx.progress,
+            ctx.seed,
+            label=name,
+            adversary=adversary,
+            cache_folder=ctx.workdir / "teacher-cache",
+        )
+        entry = _entry(name, settings, settings.train.seeded(ctx.seed), report)
         entry["loss_weights"] = settings.loss_weights.model_dump()
-    return _made(ctx.config, network, entry, report)
+        history.append(entry if adversarial is None else {**entry, "adversarial": _plain(adversarial)})
+        notes.append("; ".join(filter(None, (_pace(report), report.teacher))))
+    return _made(config, network, history, ", then against a critic ".join(notes))
+
+
+def _afterwards(config: DistillConfig, label: str) -> Iterator[tuple[DistillConfig, StudentAdversarial, str]]:
+    critic = config.adversarial
+    if critic is not None and critic.train is not None:
+        yield config.model_copy(update={"train": critic.train}), critic, f"{label} against a critic"
+
+
+def _adversary(adversarial: Adversarial | None) -> PatchAdversary | None:
+    from train.adversarial import PatchAdversary
+
+    return PatchAdversary(adversarial) if adversarial is not None else None
 
 
 def trained_by_terms(ctx: StageContext, label: str) -> Made:
@@ -81,19 +130,17 @@ def trained_by_terms(ctx: StageContext, label: str) -> Made:
         UsageError: as ``trained``; also scales that the network does not restore, or VGG19 weights that cannot be read.
         StageFailed: the training diverged.
     """
-    from train.adversarial import PatchAdversary
-
     config, train = ctx.config, ctx.config.train.seeded(ctx.seed)
     network = _fresh(config, train, label)
     with seeded(train.seed or 0, label, "critic"):
-        adversary = PatchAdversary(config.adversarial) if config.adversarial is not None else None
+        adversary = _adversary(config.adversarial)
     loss = TermsLoss(config.terms(), adversary)
     loss.require(network, f"{label}: loss")
     report = train_alone(network, loss, ctx.data["train"], train, ctx.workdir, ctx.progress, ctx.seed, label=label, adversary=adversary)
     entry: dict[str, Any] = {"stage": label, "steps": report.steps, "seed": train.seed, "loss": [_plain(t) for t in config.terms()]}
     if config.adversarial is not None:
         entry["adversarial"] = _plain(config.adversarial)
-    return _made(config, network, entry, report)
+    return _made(config, network, [entry], _pace(report))
 
 
 def _fresh(config: NetworkConfig, train: TrainConfig, label: str) -> nn.Module:
@@ -101,8 +148,12 @@ def _fresh(config: NetworkConfig, train: TrainConfig, label: str) -> nn.Module:
         return build(config.arch, config.config)
 
 
-def _made(config: NetworkConfig, network: nn.Module, entry: Mapping[str, Any], report: FitReport) -> Made:
-    return Made(network, config.arch, load_arch(config.arch).config_of(network), [entry], _pace(report))
+def _made(config: NetworkConfig, network: nn.Module, history: Sequence[Mapping[str, Any]], note: str) -> Made:
+    return Made(network, config.arch, load_arch(config.arch).config_of(network), history, note)
+
+
+def _entry(label: str, settings: RecoverConfig, train: TrainConfig, report: FitReport) -> dict[str, Any]:
+    return {"stage": label, "steps": report.steps, "seed": train.seed, "loss": settings.loss}
 
 
 def _plain(settings: BaseModel) -> dict[str, Any]:

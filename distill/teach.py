@@ -53,7 +53,7 @@ def run(ctx: StageContext) -> StageResult:
     if ctx.config.weights:
         return hand_on(ctx, loaded(ctx.config))
     settings = ctx.config.settings()
-    return hand_on(ctx, trained(ctx, None, settings, "teach") if settings is not None else trained_by_terms(ctx, "teach"))
+    return hand_on(ctx, trained(ctx, settings, "teach") if settings is not None else trained_by_terms(ctx, "teach"))
 
 
 STAGE = StageSpec(

@@ -18,12 +18,13 @@ from torch.utils.data import DataLoader, get_worker_info
 from pipeline.errors import PipelineError
 from train.config import TrainConfig
 
-Sample = tuple[NDArray[np.float32], NDArray[np.float32]]
+Sample = tuple[NDArray[Any], ...]
+"""(lq, gt), float32 [3, crop, crop] in [0, 1], and whatever else the loss is to be given, [C, H, W] each."""
 _END = object()
 
 
 class CropSource(Protocol):
-    """A map-style data set: ``[k]`` gives (lq, gt), float32 [3, crop, crop] in [0, 1], the same for the same k every time.
+    """A map-style data set: ``[k]`` gives (lq, gt) and perhaps more (``Sample``), the same for the same k every time.
 
     The crop is that of the phase (``train.phases``) which k falls into.
     """
@@ -77,8 +78,8 @@ def worker_count(config: TrainConfig, on_gpu: bool, world: int) -> int:
     return max(1, min(8, cores // world))
 
 
-def batches(dataset: CropSource, plan: IndexPlan, workers: int, pin: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-    """The parts of ``plan`` as (lq, gt), float32 [size, 3, H, W], prepared ahead of the consumer.
+def batches(dataset: CropSource, plan: IndexPlan, workers: int, pin: bool = False) -> Iterator[tuple[Tensor, ...]]:
+    """The parts of ``plan`` as (lq, gt), float32 [size, 3, H, W], and what else the samples hold, prepared ahead of the consumer.
 
     Args:
         dataset: where the samples come from; picklable if ``workers`` is not 0 and the platform spawns processes.
@@ -113,14 +114,14 @@ class _Guarded:
             return e
 
 
-def _stack(samples: Sequence[Sample | PipelineError]) -> tuple[Tensor, Tensor] | PipelineError:
+def _stack(samples: Sequence[Sample | PipelineError]) -> tuple[Tensor, ...] | PipelineError:
     for sample in samples:
         if isinstance(sample, PipelineError):
             return sample
-    lq, gt = (torch.from_numpy(np.stack(images)) for images in zip(*samples, strict=True))
+    batch = tuple(torch.from_numpy(np.stack(images)) for images in zip(*samples, strict=True))
     if get_worker_info() is not None:  # shared memory, as the default collate function does
-        return lq.share_memory_(), gt.share_memory_()  # type: ignore[no-untyped-call]
-    return lq, gt
+        return tuple(t.share_memory_() for t in batch)  # type: ignore[no-untyped-call]
+    return batch
 
 
 def prefetch(items: Iterable[Any], depth: int = 2) -> Iterator[Any]:

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from data.crops import Augment
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 LossName = Literal["l1", "charbonnier", "mse", "psnr", "fft"]
 """The losses in ``train.losses``."""
+CacheMode = Literal["auto", "on", "off"]
+"""Whether a teacher's answers are computed once per image (``train.teacher_cache``)."""
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 _SCHEDULE_OF = {"step_every": "step", "step_factor": "step", "hold": "linear", "power": "poly"}
@@ -115,6 +117,13 @@ class LossWeights(BaseModel):
     response: float = Field(default=0.5, ge=0, description="distance to the teacher's output")
     feature: float = Field(default=2e-4, ge=0, description="distance to the teacher's features (1: the student's say nothing)")
     fft: float = Field(default=0.0, ge=0, description="distance to the sharp image in the frequency domain")
+    response_fft: float = Field(default=0.0, ge=0, description="distance to the teacher's output in the frequency domain")
+    attention: float = Field(default=0.0, ge=0, description="distance between where the teacher's and the student's features are strong")
+    softened: float = Field(default=0.0, ge=0, description="divergence of each channel's distribution over the image, see 'temperature'")
+
+    def of_features(self) -> tuple[str, ...]:
+        """The parts that compare features, where they count."""
+        return tuple(name for name in ("feature", "attention", "softened") if getattr(self, name))
 
 
 class RecoverConfig(BaseModel):
@@ -125,3 +134,19 @@ class RecoverConfig(BaseModel):
     train: TrainConfig = Field(default=TrainConfig(), description="the training")
     loss: LossName = Field(default="mse", description="distance between images")
     loss_weights: LossWeights = Field(default=LossWeights(), description="how much each part of the loss counts")
+    feature_scales: tuple[NonNegativeFloat, ...] = Field(
+        default=(), description="how much each scale of the network's features counts, fine first, bottleneck last; empty: all alike"
+    )
+    temperature: float = Field(default=4.0, gt=0, allow_inf_nan=False, description="of 'softened': features are divided by it")
+    teacher_cache: CacheMode = Field(
+        default="off",
+        description="on: the teacher sees each whole image once; off: every crop; auto: on where that is possible and less work",
+    )
+    cache_gb: float = Field(default=20.0, gt=0, allow_inf_nan=False, description="largest size in GB of what is kept of the teacher")
+
+    @field_validator("feature_scales")
+    @classmethod
+    def _some_scale(cls, scales: tuple[float, ...]) -> tuple[float, ...]:
+        if scales and not any(scales):
+            raise ValueError("no scale counts; set loss_weights.feature to 0 instead")
+        return scales

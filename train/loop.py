@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pipeline.contract import Progress
 from pipeline.errors import StageFailed, UsageError
 from train import state
-from train.adversary import Adversary, CriticTraining, Part
+from train.adversary import Adversary, CriticTraining
 from train.batches import CropSource, IndexPlan, batches, worker_count
 from train.config import TrainConfig
 from train.determinism import deterministic, seeded, set_seeds
@@ -134,14 +134,16 @@ class _Training:
                 self._save_when_due()
         return self._finish()
 
-    def _step(self, parts: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    def _step(self, parts: Iterator[tuple[Tensor, ...]]) -> dict[str, float]:
         config, lr = self.config, learning_rate(self.done, self.config)
         set_lr(self.optimizer, lr)
-        batch: Iterable[Part] = (self._next(parts) for _ in range(config.accumulate))
+        batch: Iterable[tuple[Tensor, ...]] = (self._next(parts) for _ in range(config.accumulate))
         of_critic: dict[str, float] = {}
         if self.critic is not None:
             batch = list(batch)
-            of_critic = self.critic.step(self.job.network, batch, lr / config.lr, (config.seed or 0, self.done))
+            of_critic = self.critic.step(
+                self.job.network, [(lq, gt) for lq, gt, *_ in batch], lr / config.lr, (config.seed or 0, self.done)
+            )
             rate = f"the adversary's lr is {self.critic.adversary.lr:g}"
             self._require_finite("the critic's loss", of_critic["critic_loss"], of_critic["critic_norm"], rate)
         sums = self._backward(batch)
@@ -154,26 +156,26 @@ class _Training:
             self.ema.update(self.done + 1)
         return {**sums, "lr": lr, **of_critic}
 
-    def _backward(self, batch: Iterable[Part]) -> dict[str, float]:
+    def _backward(self, batch: Iterable[tuple[Tensor, ...]]) -> dict[str, float]:
         """Add up the gradients of all parts; the loss and its scalars, means over the parts."""
         sums: dict[str, float] = {}
         parts = self.config.accumulate
-        for part, (lq, gt) in enumerate(batch):
+        for part, sample in enumerate(batch):
             set_seeds(self.config.seed or 0, self.done, part, self.fabric.global_rank)
             with self.fabric.no_backward_sync(self.wrapped, enabled=part < parts - 1):
                 with self.critic.frozen() if self.critic else contextlib.nullcontext():
-                    loss, scalars = self.wrapped(lq, gt)
+                    loss, scalars = self.wrapped(*sample)
                 self.fabric.backward(loss / parts)
             for name, value in {"loss": loss, **scalars}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / parts
         return sums
 
-    def _next(self, parts: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def _next(self, parts: Iterator[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         begin = time.monotonic()
-        lq, gt = next(parts)
+        batch = next(parts)
         self.waited += time.monotonic() - begin
         device = self.fabric.device
-        return tuple(t.to(device, memory_format=self.layout, non_blocking=True) for t in (lq, gt))  # type: ignore[return-value]
+        return tuple(t.to(device, memory_format=self.layout, non_blocking=True) for t in batch)
 
     def _require_finite(self, name: str, loss: float, norm: float, rate: str) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -280,5 +282,5 @@ def _report(payload: Mapping[str, Any], first: int) -> FitReport:
     return FitReport(payload["done"], seconds, payload["means"], payload["waited"] / seconds if seconds else 0.0, first)
 
 
-def _closable(items: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _closable(items: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
     yield from items

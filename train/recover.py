@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from data.crops import CropDataset
+from data.crops import Beside, CropDataset
 from models.arch import size_multiple
 from pipeline.contract import PairSource, Progress
 from pipeline.errors import UsageError
@@ -19,50 +20,21 @@ from train.determinism import seeded
 from train.features import FeatureLoss, feature_loss
 from train.job import FitReport, Validate
 from train.loop import fit
-from train.losses import LOSSES
 from train.phases import phases, samples
 from train.step import LossFn
+from train.teacher_cache import TeacherCache, open_cache
+from train.teacher_files import NotKeptError
+from train.teacher_loss import TeacherLoss
+
+if TYPE_CHECKING:
+    from train.adversarial import PatchAdversary
 
 
-class TeacherLoss:
-    """Weighted sum of distances to the sharp image, to the teacher's output and to its features.
+@dataclass(frozen=True, slots=True)
+class RecoverReport(FitReport):
+    """What became of a training with a teacher; ``teacher`` says in words how it was asked, empty where there was none."""
 
-    The teacher runs once per batch, without gradients, in the precision of the training.
-
-    Args:
-        config: loss and weights.
-        teacher: frozen by this call and kept in eval mode; None: the ground truth alone.
-        features: the feature loss with its adapters, when it is used; train it with the network.
-    """
-
-    def __init__(self, config: RecoverConfig, teacher: nn.Module | None, features: FeatureLoss | None = None) -> None:
-        self.weights, self.distance, self.features = config.loss_weights, LOSSES[config.loss], features
-        self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
-
-    def __call__(self, network: nn.Module, lq: Tensor, gt: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The loss and its parts (``train.step.LossFn``)."""
-        output, ours = network.features(lq) if self.features else (network(lq), [])  # type: ignore[operator]
-        parts = {"gt": self.distance(output, gt)}
-        if self.weights.fft:
-            parts["fft"] = LOSSES["fft"](output, gt)
-        if self.teacher is not None:
-            wanted, theirs = self._teach(lq)
-            if self.weights.response:
-                parts["response"] = self.distance(output, wanted)
-            if self.features:
-                parts["feature"] = self.features(ours, theirs)
-        weights = self.weights.model_dump()
-        return sum((weights[name] * part for name, part in parts.items()), start=torch.zeros_like(parts["gt"])), parts
-
-    @torch.no_grad()
-    def _teach(self, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
-        teacher = self.teacher
-        if teacher is None:
-            raise TypeError("there is no teacher")
-        if next(teacher.parameters()).device != lq.device:
-            teacher.to(lq.device)
-        output, features = teacher.features(lq) if self.features else (teacher(lq), [])  # type: ignore[operator]
-        return output, features
+    teacher: str = ""
 
 
 def recover(
@@ -78,7 +50,9 @@ def recover(
     validate: Validate | None = None,
     validate_steps: int = 0,
     lr_scale: Mapping[str, float] | None = None,
-) -> FitReport:
+    adversary: PatchAdversary | None = None,
+    cache_folder: Path | None = None,
+) -> RecoverReport:
     """Train ``student`` in place on crops of ``source``, going on from ``workdir`` where an earlier call was interrupted.
 
     Args:
@@ -93,32 +67,77 @@ def recover(
         validate: see ``train.loop.fit``.
         validate_steps: see ``train.loop.fit``.
         lr_scale: glob pattern over parameter names ("network.…") -> factor on the learning rate, e.g. {"*.scale": 0.1}.
+        adversary: a critic that is trained beside the student, and judges it.
+        cache_folder: where the teacher's answers are kept, may serve several trainings; by default ``workdir``/teacher-cache.
 
     Raises:
-        UsageError: the crop is no multiple of what the networks ask for, or the images are smaller than it.
-        StageFailed: the training diverged.
+        UsageError: the crop is no multiple of what the networks ask for, or larger than the images; ``config.teacher_cache`` is
+            "on" and the answers cannot be kept; ``config.feature_scales`` do not fit the student.
+        StageFailed: the training diverged, or the disk is full.
     """
-    settings, features = config.train.seeded(seed), None
-    if teacher is not None and config.loss_weights.feature:
-        with seeded(settings.seed or 0, "adapters"):
-            features = feature_loss(student, teacher)
-    if features is None and teacher is not None and config.loss_weights.feature:
-        progress.log(f"{label}: a network has no features to compare, the feature loss is left out")
-    return train_alone(
+    settings, others = config.train.seeded(seed), [teacher] if teacher is not None else []
+    check_crops(settings, label, student, *others)
+    features = _features(student, teacher, config, settings, progress, label)
+    cache, words = _cache(teacher, source, config, settings, features, cache_folder or workdir / "teacher-cache", progress, label)
+    report = train_alone(
         student,
-        TeacherLoss(config, teacher, features),
+        TeacherLoss(config, teacher if words and not cache else None, features, adversary, cache.kept if cache else None),
         source,
         settings,
         workdir,
         progress,
         seed,
         label=label,
-        extra_modules=[features] if features is not None else [],
-        also=[teacher] if teacher is not None else [],
+        adversary=adversary,
+        extra_modules=[features] if features is not None and len(features.adapters) else [],
+        also=others,
+        beside=cache,
         validate=validate,
         validate_steps=validate_steps,
         lr_scale=lr_scale,
     )
+    return RecoverReport(*astuple(report), teacher=words)
+
+
+def _features(
+    student: nn.Module, teacher: nn.Module | None, config: RecoverConfig, train: TrainConfig, progress: Progress, label: str
+) -> FeatureLoss | None:
+    kinds = config.loss_weights.of_features()
+    if teacher is None or not kinds:
+        return None
+    with seeded(train.seed or 0, "adapters"):
+        features = feature_loss(student, teacher, config.feature_scales, config.temperature, kinds, f"{label}: feature_scales")
+    if features is None:
+        progress.log(f"{label}: a network has no features to compare, the feature loss is left out")
+    return features
+
+
+def _cache(
+    teacher: nn.Module | None,
+    source: PairSource,
+    config: RecoverConfig,
+    train: TrainConfig,
+    features: FeatureLoss | None,
+    root: Path,
+    progress: Progress,
+    label: str,
+) -> tuple[TeacherCache | None, str]:
+    """The teacher's answers, where they are kept, and how it is asked, in words; empty where it is not."""
+    response = bool(config.loss_weights.response or config.loss_weights.response_fft)
+    if teacher is None or not (response or features is not None):
+        return None, ""
+    if config.teacher_cache == "off":
+        return None, "the teacher was asked about every crop"
+    try:
+        wanted = response, features.wanted if features is not None else ()
+        cache = open_cache(teacher, source, config, train, wanted, root, progress, label)
+    except NotKeptError as e:
+        if config.teacher_cache == "on":
+            raise
+        words = f"the teacher was asked about every crop: {e.what}"
+        progress.log(f"{label}: {words}")
+        return None, words
+    return cache, f"the teacher was asked once about each of {len(source)} images"
 
 
 def train_alone(
@@ -134,6 +153,7 @@ def train_alone(
     adversary: Adversary | None = None,
     extra_modules: Sequence[nn.Module] = (),
     also: Sequence[nn.Module] = (),
+    beside: Beside | None = None,
     validate: Validate | None = None,
     validate_steps: int = 0,
     lr_scale: Mapping[str, float] | None = None,
@@ -152,6 +172,7 @@ def train_alone(
         adversary: a critic that is trained beside the network.
         extra_modules: modules of the loss that are trained as well.
         also: further networks that see the crops.
+        beside: what else the crops hold; the loss is given it behind the sharp crop.
         validate: see ``train.loop.fit``.
         validate_steps: see ``train.loop.fit``.
         lr_scale: see ``train.loop.fit``.
@@ -165,7 +186,7 @@ def train_alone(
     return fit(
         network,
         loss_fn,
-        training_crops(source, settings),
+        training_crops(source, settings, beside),
         settings,
         workdir,
         progress,
@@ -178,7 +199,7 @@ def train_alone(
     )
 
 
-def training_crops(source: PairSource, config: TrainConfig) -> CropDataset:
+def training_crops(source: PairSource, config: TrainConfig, beside: Beside | None = None) -> CropDataset:
     """The crops of a training, all that its steps take.
 
     Raises:
@@ -186,7 +207,7 @@ def training_crops(source: PairSource, config: TrainConfig) -> CropDataset:
             fail half-way where all images are too small.
     """
     (_, crop), *later = ((phase.sample, phase.crop) for phase in phases(config))
-    crops = CropDataset(source, crop, config.seed or 0, samples(config), config.augment, later)
+    crops = CropDataset(source, crop, config.seed or 0, samples(config), config.augment, later, beside=beside)
     for first, _ in later:
         crops[first]
     return crops

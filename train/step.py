@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from train.config import TrainConfig
 
-LossFn = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Mapping[str, Tensor]]]
-"""(network, lq, gt) -> (loss to minimise, scalars to log); lq and gt float32 [N, 3, H, W] in [0, 1]. Means over the batch, so that
-parts of a batch average to the whole."""
+LossFn = Callable[..., tuple[Tensor, Mapping[str, Tensor]]]
+"""(network, lq, gt, *more) -> (loss to minimise, scalars to log); lq and gt float32 [N, 3, H, W] in [0, 1], ``more`` what the samples
+(``train.batches.Sample``) hold beside them. Means over the batch, so that parts of a batch average to the whole."""
 
 
 class StepModule(nn.Module):
@@ -31,9 +31,9 @@ class StepModule(nn.Module):
         self.extras = nn.ModuleList(extras)
         self._loss = (loss_fn,)  # in a tuple, else a loss that is a module would be registered
 
-    def forward(self, lq: Tensor, gt: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, lq: Tensor, gt: Tensor, *more: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (0-dimensional) and the detached scalars."""
-        loss, scalars = self._loss[0](self.network, lq, gt)
+        loss, scalars = self._loss[0](self.network, lq, gt, *more)
         return loss, {name: value.detach() for name, value in scalars.items()}
 
 

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from models.arch import build
+from pipeline.errors import UsageError
 from tests.train.toys import ToyNet
 from train.determinism import seeded
-from train.features import FeatureLoss, feature_loss, normalised_mse, probe
+from train.features import FeatureLoss, attention_distance, feature_loss, normalised_mse, probe, softened_divergence
 
 NAFNET = {"width": 8, "enc_blk_nums": [1, 1, 1], "middle_blk_num": 1, "dec_blk_nums": [1, 1, 1]}
 
@@ -85,3 +86,61 @@ def test_a_network_without_features_has_no_feature_loss():
     assert feature_loss(Plain(3, 3, 1), ToyNet()) is None
     assert feature_loss(ToyNet(), Plain(3, 3, 1)) is None
     assert feature_loss(ToyNet(), nn.Conv2d(3, 3, 1)) is None
+
+
+def test_attention_is_zero_for_equal_places_and_two_for_none_in_common():
+    wanted = maps(4, 8)
+    assert attention_distance(3 * wanted[:, [2, 0, 1, 3]], wanted).item() == pytest.approx(0, abs=1e-6)
+    left, right = torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4)
+    left[..., :2], right[..., 2:] = 1, -7
+    assert attention_distance(left, right).item() == pytest.approx(2)
+
+
+def test_attention_is_the_published_distance():
+    ours, theirs = maps(3, 6, 1), maps(5, 6, 2)
+    unit = [nn.functional.normalize(x.pow(2).mean(1).view(2, -1)) for x in (ours, theirs)]
+    assert attention_distance(ours, theirs).item() == pytest.approx((unit[0] - unit[1]).pow(2).sum(1).mean().item(), rel=1e-5)
+
+
+def test_attention_compares_maps_of_different_sizes():
+    coarse = maps(4, 4).abs()
+    assert attention_distance(nn.functional.interpolate(coarse, scale_factor=2), coarse).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_softened_divergence_is_that_of_its_definition():
+    ours, theirs, t = maps(3, 4, 1).double(), maps(3, 4, 2).double(), 2.0
+    p, q = (torch.softmax(x.reshape(2, 3, -1) / t, -1) for x in (theirs, ours))
+    wanted = t * t * (p * (p / q).log()).sum(-1).mean()
+    assert softened_divergence(ours, theirs, t).item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert softened_divergence(theirs + 5, theirs, t).item() == pytest.approx(0, abs=1e-5)
+    assert softened_divergence(ours, theirs, t) > 0
+
+
+def test_scales_count_as_they_are_told():
+    student, teacher = ToyNet(width=4), ToyNet(width=8)
+    with seeded(1):
+        both = feature_loss(student, teacher, (1.0, 3.0), kinds=("feature", "attention"))
+    with seeded(1):
+        alike = feature_loss(student, teacher)
+    _, ours = student.features(maps(3, 16, 1))
+    _, theirs = teacher.features(maps(3, 16, 2))
+    fine, coarse = (normalised_mse(a(ours[s]), theirs[t]) for a, (s, t) in zip(alike.adapters, alike.pairs, strict=True))
+    assert alike(ours, theirs).item() == pytest.approx(((fine + coarse) / 2).item())
+    assert both(ours, theirs).item() == pytest.approx(((fine + 3 * coarse) / 4).item())
+    assert set(both.parts(ours, theirs, ("feature", "attention"))) == {"feature", "attention"}
+
+
+def test_a_scale_that_counts_nothing_is_not_compared():
+    loss = feature_loss(ToyNet(), ToyNet(), (0.0, 1.0))
+    assert (loss.pairs, loss.wanted, len(loss.adapters)) == (((1, 1),), (1,), 1)
+    with pytest.raises(
+        UsageError, match=r"^distill: feature_scales: 1 factors for 2 scales of features \(1/1, 1/2\)\nhint: give 2, fine first"
+    ):
+        feature_loss(ToyNet(), ToyNet(), (1.0,), where="distill: feature_scales")
+
+
+def test_attention_alone_trains_no_adapters():
+    loss = feature_loss(ToyNet(), ToyNet(), kinds=("attention",))
+    _, features = ToyNet().features(maps(3, 16))
+    assert not list(loss.parameters())
+    assert set(loss.parts(features, features, ("attention",))) == {"attention"}

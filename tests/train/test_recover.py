@@ -5,10 +5,14 @@ import torch
 
 from pipeline.errors import UsageError
 from tests.train.toys import ToyNet, ToySource, Words, weights_of
+from train.adversarial import PatchAdversary
 from train.config import LossWeights, RecoverConfig, TrainConfig
+from train.config_losses import Adversarial
 from train.determinism import seeded
-from train.features import FeatureLoss
-from train.recover import TeacherLoss, recover
+from train.features import FeatureLoss, attention_distance, feature_loss
+from train.losses import LOSSES
+from train.recover import recover
+from train.teacher_loss import TeacherLoss
 
 TRAIN = TrainConfig(steps=4, batch=2, crop=16, lr=1e-2)
 
@@ -35,6 +39,31 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
     loss.backward()
     assert all(p.grad is None for p in loss_fn.teacher.parameters())
     assert all(p.grad is not None for p in features.parameters())
+
+
+def test_every_part_counts_as_weighted_and_is_the_measure_of_its_name():
+    weights = LossWeights(gt=0.0, response=0.0, feature=0.0, response_fft=0.1, attention=2.0, softened=0.5)
+    student, teacher = net(1), net(2)
+    features = feature_loss(student, teacher, kinds=("attention", "softened"))
+    loss, parts = TeacherLoss(RecoverConfig(loss_weights=weights), teacher, features)(student, *batch())
+    assert set(parts) == {"gt", "response_fft", "attention", "softened"}
+    wanted = 0.1 * parts["response_fft"] + 2 * parts["attention"] + 0.5 * parts["softened"]
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    lq, _ = batch()
+    assert parts["response_fft"].item() == pytest.approx(LOSSES["fft"](student(lq), teacher(lq)).item(), rel=1e-6)
+    pairs = zip(student.features(lq)[1], teacher.features(lq)[1], strict=True)
+    assert parts["attention"].item() == pytest.approx(sum(attention_distance(a, b).item() for a, b in pairs) / 2, rel=1e-5)
+
+
+def test_a_critic_is_one_more_part(tmp_path):
+    results = {}
+    for weight in (None, 0.1):
+        adversary = PatchAdversary(Adversarial(weight=weight, channels=4, layers=1, steps=1)) if weight else None
+        student = net(1)
+        report = recover(student, net(2), ToySource(), RecoverConfig(train=TRAIN), tmp_path / str(weight), Words(), 1, adversary=adversary)
+        results[weight] = weights_of(student), report.scalars
+    assert {"adversarial", "critic_loss"} <= set(results[0.1][1]) and "adversarial" not in results[None][1]
+    assert not torch.equal(results[None][0], results[0.1][0])
 
 
 def test_the_teacher_runs_once_per_batch_frozen_and_in_eval_mode():
