@@ -39,12 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = typer.main.get_command(build_app())
         code = command.main(args=list(arguments) if arguments is not None else None, prog_name="python -m pipeline", standalone_mode=False)
-        return int(code or EXIT_OK)
+        return _interrupted() if code == EXIT_INTERRUPTED else int(code or EXIT_OK)  # typer turns Ctrl-C into this code
     except PipelineError as e:
         return _say(e)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _interrupted()
     except TyperException as e:
         return _usage(e)
     except BrokenPipeError:
@@ -53,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print("internal error: this is a bug, please report it with the lines above and your pipeline file", file=sys.stderr)
         return EXIT_BUG
+
+
+def _interrupted() -> int:
+    print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+    return EXIT_INTERRUPTED
 
 
 def _say(error: PipelineError) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-OURS = frozenset({"data", "models", "train", "eval", "distill", "prune", "quantize", "compile", "targets"})
+OURS = frozenset({"data", "models", "train", "eval", "distill", "prune", "quantize", "compile", "targets", "search"})
 _INSTALLED = tuple(str(Path(sysconfig.get_paths()[k]).resolve()) for k in ("stdlib", "purelib", "platlib"))
 
 

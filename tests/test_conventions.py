@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ["pipeline", "data", "models", "train", "eval", "distill", "prune", "quantize", "compile", "targets"]
+PACKAGES = ["pipeline", "data", "models", "train", "eval", "distill", "prune", "quantize", "compile", "targets", "search"]
 SOURCES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 ALL = SOURCES + sorted((ROOT / "tests").rglob("*.py")) + sorted((ROOT / "benchmarks").rglob("*.py"))
 
