@@ -1,38 +1,42 @@
 """Prune, recover, judge; and prune less when that does not pay.
 
-Every rung prunes the stage's input afresh, by a smaller ratio than the one before. A rung that is not faster is dropped before it is
-trained, for training does not change the time. Below the last rung is the input itself.
+Every rung prunes the stage's input afresh, by less than the one before. A rung that is not faster is dropped before it is trained, for
+training does not change the time. Below the last rung is the input itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from eval.latency import LatencyResult, speedup
+from eval.payoff import time_networks
 from models import checkpoint
 from pipeline.contract import StageContext
 from pipeline.errors import StageFailed, UsageError
-from prune.payoff import time_networks
-from prune.quality import psnr_per_image
-from prune.shrink import Shrink, shrink, widths
+from prune.goal import Goal, Planner
+from prune.groups import Plan, Scores, cut
+from prune.importance import ranking
+from prune.quality import Loss, loss_between, quality_of
+from prune.recentre import frozen_norms, middles, recentre
+from prune.shrink import partway
 from train.recover import recover
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One ratio, tried: the network it gave, its times beside the input's, and the verdict."""
+    """One goal, tried: the network it gave, its times beside the input's, what it lost (None: not trained), and the verdict."""
 
     name: str
-    ratio: float
     network: nn.Module
     before: LatencyResult
     after: LatencyResult
     good: bool
     reason: str
+    loss: Loss | None = None
+    plan: Plan = field(default_factory=dict)
 
 
 class Climb:
@@ -47,68 +51,80 @@ class Climb:
         self.source = checkpoint.load(ctx.inputs["model"].path)
         teacher = ctx.inputs.get("teacher")
         self.teacher = checkpoint.load(teacher.path).module if teacher else None
-        self.psnr = psnr_per_image(self.source.module, ctx.data["calibrate"])
+        self.rank = ranking(self.config.importance, ctx.data["train"], self.teacher, self.config.recover, ctx.seed)
+        self.scores = self.rank(self.source.module)
+        self._require_rebuildable()
+        self.planner = Planner(ctx, self.source.module, self.scores)
+        self.images = middles(ctx.data["train"], self.config.recentre, self.source.module)[0] if self.config.recentre else None
+        self.quality = quality_of(self.source.module, ctx.data["calibrate"])
 
     def rungs(self) -> list[Rung]:
-        """Rungs from the asked ratio downwards, up to the first good one."""
+        """Rungs from the asked budget downwards, up to the first good one."""
         tried: list[Rung] = []
-        for ratio in (self.config.ratio, *(self.config.ratio * factor for factor in self.config.retreat)):
-            tried.append(self._try(ratio))
+        for factor in (1.0, *self.config.retreat):
+            tried.append(self._try(self.planner.goal(factor)))
             self.ctx.progress.log(f"prune: {tried[-1].name}: {tried[-1].reason}")
             if tried[-1].good:
                 break
         return tried
 
-    def _try(self, ratio: float) -> Rung:
-        name, config = f"ratio-{ratio:.2f}", self.config
-        workdir = self.ctx.workdir / name
-        probe = list(shrink(self.source.module, self._shrink(ratio)))[-1]
-        self._require_rebuildable(probe)
-        times = self._time(probe, workdir)
-        gain = speedup(times["before"], times["after"])
-        if not gain >= config.min_speedup:
-            reason = f"{gain:.2f}x as fast as the input, at least {config.min_speedup:g}x is asked for: not trained"
-            return Rung(name, ratio, probe, times["before"], times["after"], False, reason)
-        network = self._recovered(ratio, workdir)
-        if widths(network) != widths(probe):  # what recovery does to the weights can change a later round's choice
-            times = self._time(network, workdir)
-            gain = speedup(times["before"], times["after"])
-        drop = drop_of(self.psnr, psnr_per_image(network, self.ctx.data["calibrate"]))
-        good = drop <= config.max_drop
-        verdict = "" if good else f", more than {config.max_drop:g} dB lost"
-        reason = f"{gain:.2f}x as fast as the input, {-drop:+.2f} dB on the calibration set{verdict}"
-        return Rung(name, ratio, network, times["before"], times["after"], good, reason)
+    def _try(self, goal: Goal) -> Rung:
+        config = self.config
+        workdir = Path(self.ctx.workdir) / goal.name
+        probe = cut(self.source.module, goal.plan, self.scores)[0] if goal.plan else self.source.module
+        times = time_networks({"before": self.source.module, "after": probe}, workdir, config.tile, config.seconds)
+        both = times["before"], times["after"]
+        if goal.plan is None:
+            return Rung(goal.name, self.source.module, both[0], both[0], True, "the budget is met already: nothing is pruned")
+        gain = speedup(*both)
+        if goal.short or not gain >= config.min_speedup:
+            why = goal.short or f"{gain:.2f}x as fast as the input, at least {config.min_speedup:g}x is asked for"
+            return Rung(goal.name, probe, *both, False, f"{why}: not trained")
+        network = self.recovered(goal, workdir)
+        loss = loss_between(self.quality, quality_of(network, self.ctx.data["calibrate"]))
+        wrong = complaint(loss, config.max_drop, config.max_drop_worst)
+        return Rung(goal.name, network, *both, not wrong, f"{goal.note}{gain:.2f}x as fast as the input, {loss}{wrong}", loss, goal.plan)
 
-    def _time(self, network: nn.Module, workdir: Path) -> dict[str, LatencyResult]:
-        both = {"before": self.source.module, "after": network}
-        return time_networks(both, workdir, self.config.tile, self.config.seconds)
-
-    def _shrink(self, ratio: float) -> Shrink:
-        c = self.config
-        return Shrink(ratio, c.max_ratio, self.ctx.target.channel_multiple, c.global_ranking, c.rounds)
-
-    def _recovered(self, ratio: float, workdir: Path) -> nn.Module:
-        """Pruned and trained, a share of the steps after each round."""
-        ctx, settings = self.ctx, self.config.recover
-        share = settings.train.model_copy(update={"steps": max(1, settings.train.steps // self.config.rounds)})
-        settings = settings.model_copy(update={"train": share})
+    def recovered(self, goal: Goal, workdir: Path) -> nn.Module:
+        """Pruned and trained, a share of the steps after each round; each round ranks the channels afresh."""
+        ctx, config = self.ctx, self.config
+        share = config.recover.train.model_copy(update={"steps": max(1, config.recover.train.steps // config.rounds)})
+        settings = config.recover.model_copy(update={"train": share})
         network = self.source.module
-        for round_, pruned in enumerate(shrink(self.source.module, self._shrink(ratio)), 1):
-            network = pruned
-            label = f"prune ratio {ratio:.2f}" + (f" round {round_}" if self.config.rounds > 1 else "")
-            recover(network, self.teacher, ctx.data["train"], settings, workdir / f"round-{round_}", ctx.progress, ctx.seed, label=label)
+        for round_ in range(1, config.rounds + 1):
+            plan = partway(self.planner.groups, goal.plan or {}, round_ / config.rounds, self.planner.multiple)
+            scores = self.rank(network) if round_ > 1 else self.scores
+            network = self.cut_to(network, plan, scores)
+            label = f"prune {goal.name}" + (f" round {round_}" if config.rounds > 1 else "")
+            with frozen_norms(network, settings.freeze_norm):
+                recover(
+                    network, self.teacher, ctx.data["train"], settings, workdir / f"round-{round_}", ctx.progress, ctx.seed, label=label
+                )
         return network
 
-    def _require_rebuildable(self, network: nn.Module) -> None:
-        arch, probe = self.source.arch, self.ctx.workdir / "probe.safetensors"
+    def cut_to(self, network: nn.Module, plan: Plan, scores: Scores) -> nn.Module:
+        """A pruned copy with the means of its layers put back."""
+        pruned, kept = cut(network, plan, scores)
+        if self.images is not None:
+            recentre(pruned, network, kept, self.images)
+        return pruned
+
+    def _require_rebuildable(self) -> None:
+        """A network at half its widths must be rebuilt from its configuration; known before anything is measured or trained."""
+        arch, probe = self.source.arch, Path(self.ctx.workdir) / "probe.safetensors"
+        halved = cut(self.source.module, {name: max(1, len(scores) // 2) for name, scores in self.scores.items()}, self.scores)[0]
         try:
-            checkpoint.save(probe, network, arch)
+            checkpoint.save(probe, halved, arch)
         except (StageFailed, UsageError, AttributeError) as e:
             what = f"a pruned {arch} cannot be rebuilt from its configuration ({getattr(e, 'what', e)})"
             raise UsageError("prune", what, "prune a student, whose configuration holds every width") from e
         probe.unlink()
 
 
-def drop_of(before: list[float], after: list[float]) -> float:
-    """How much lower the mean PSNR is, in dB."""
-    return float(np.mean(before) - np.mean(after))
+def complaint(loss: Loss, max_drop: float, max_drop_worst: float) -> str:
+    """Why a loss is too much, as the end of a sentence; empty when it is not. NaN is too much."""
+    if not loss.mean <= max_drop:
+        return f", more than {max_drop:g} dB lost"
+    if not loss.worst <= max_drop_worst:
+        return f", more than {max_drop_worst:g} dB lost on '{loss.image}'"
+    return ""
