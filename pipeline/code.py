@@ -21,6 +21,12 @@ _INSTALLED = tuple(str(Path(sysconfig.get_paths()[k]).resolve()) for k in ("stdl
 
 def code_digest(module: str, extra: Iterable[str] = ()) -> str:
     """64 hex digits over the code of ``module``, of its import closure, and of the modules or packages in ``extra``."""
+    found = module_digests(module, extra)
+    return hashlib.sha256("\n".join(f"{n} {d}" for n, d in found.items()).encode()).hexdigest()
+
+
+def module_digests(module: str, extra: Iterable[str] = ()) -> dict[str, str]:
+    """What ``code_digest`` is taken over: each module's name, sorted -> 64 hex digits over its code."""
     todo = [module, *(m for name in extra for m in _with_submodules(name))]
     seen: dict[str, str] = {}
     while todo:
@@ -32,7 +38,7 @@ def code_digest(module: str, extra: Iterable[str] = ()) -> str:
         seen[name] = digest
         todo += imports
         todo += [name.rsplit(".", i)[0] for i in range(1, name.count(".") + 1)]
-    return hashlib.sha256("\n".join(f"{n} {d}" for n, d in sorted(seen.items())).encode()).hexdigest()
+    return dict(sorted(seen.items()))
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.code import code_digest
+from pipeline.code import code_digest, module_digests
 from pipeline.contract import CONTRACT_VERSION
 from pipeline.machine import machine_facts
 from pipeline.plan import Plan, PlannedStage, canonical
@@ -41,6 +41,11 @@ def key_parts(plan: Plan, stage: PlannedStage, inputs: Mapping[str, str]) -> dic
         "seed": plan.seed,
         "machine": machine_facts() if spec.measures == "host" else None,
     }
+
+
+def code_parts(stage: PlannedStage) -> dict[str, str]:
+    """The modules behind the key's part ``code``: name -> 64 hex digits over its code."""
+    return module_digests(stage.uses, (*stage.spec.code, *stage.spec.code_of(stage.config)))
 
 
 def key_of(parts: Mapping[str, Any]) -> str:

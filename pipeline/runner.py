@@ -15,7 +15,7 @@ import yaml
 from pipeline.contract import Artifact, Evidence, Measurement, Progress, StageContext, StageResult, Status, Verdict
 from pipeline.errors import PipelineError, StageFailed, UsageError, did_you_mean
 from pipeline.gates import Outcome, judge
-from pipeline.key import key_of, key_parts
+from pipeline.key import code_parts, key_of, key_parts
 from pipeline.machine import machine_facts
 from pipeline.plan import Plan, PlannedStage
 from pipeline.report import render_html, render_markdown
@@ -169,6 +169,7 @@ class Runner:
         parts = key_parts(self.plan, stage, {name: a.sha256 for name, a in inputs.items()})
         record.key = key_of(parts)
         self.run_dir.write_json(f"{folder.relative_to(self.run_dir.path)}/key.json", parts)
+        self.run_dir.write_json(f"{folder.relative_to(self.run_dir.path)}/code.json", code_parts(stage))
         with self.store.lock(record.key):
             stored = self.store.load(record.key) if stage.id not in options.force and stage.spec.cacheable else None
             if stored is not None:

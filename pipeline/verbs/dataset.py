@@ -152,7 +152,7 @@ def _entries(command: str, pipeline: Path | None, source: str | None, options: S
         what = "needs either a pipeline file or --source"
         raise UsageError(f"dataset {command}", what, "give PIPELINE, or --source folder --set path=DIR")
     if pipeline is None:
-        return {str(source): _entry("--source", "", {"source": source, **_parsed(options)}, Path.cwd(), 0)}
+        return {str(source): _entry("--source", "", {"source": source, **parsed_options(options)}, Path.cwd(), 0)}
     if options:
         raise UsageError(f"--set {options[0]}", "goes with --source", "change the options in the pipeline file")
     file = load_pipeline(pipeline)
@@ -172,7 +172,7 @@ def _entry(place: str, file: str, options: Mapping[str, Any], base: Path, seed: 
     return _Entry(reader, config, base, seed)
 
 
-def _parsed(options: Sequence[str]) -> dict[str, Any]:
+def parsed_options(options: Sequence[str]) -> dict[str, Any]:
     """``a.b=1`` items as a nested mapping; values are read as YAML."""
     from pipeline.yamlfile import parse_yaml
 

@@ -75,7 +75,7 @@ def test_another_target_shares_what_does_not_depend_on_it(short_run):
     done = pipeline("run", folder / "pipeline.yaml", "--target", "host")
     other = report_of(folder / ".pipeline")
     assert done.returncode == 0, done.stderr
-    assert [stage(other, s)["status"] for s in ("teach", "distill", "prune")] == ["restored"] * 3
+    assert [stage(other, s)["status"] for s in ("teach", "distill")] == ["restored"] * 2  # what is pruned depends on the target
     timed = measured(other, "benchmark", "latency_p90")
     assert "target" in {m["evidence"] for m in timed}, "this machine is its own target"
 
