@@ -65,4 +65,5 @@ STAGE = StageSpec(
     toolchain=("torch", "lightning", "numpy", "scikit-image"),
     code=("models",),  # the architecture is found by name
     code_of=own_code,
+    ranks="all",
 )

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -240,6 +240,8 @@ class StageSpec:
     code_of      configuration -> more of them, e.g. the module of a network of the user's own
     measures     "host" when the result rests on timing done on this machine: its fingerprint then enters the key
     cacheable    False: always run
+    ranks        of several processes (torchrun) that share a run: "one", the first, runs it as if alone; "all" run it, with the same
+                 context, to train together: they must take the same decisions, and what others than the first return is discarded
     """
 
     run: Callable[[StageContext], StageResult]
@@ -253,3 +255,4 @@ class StageSpec:
     code_of: Callable[[Any], tuple[str, ...]] = lambda config: ()
     measures: str = ""
     cacheable: bool = True
+    ranks: Literal["one", "all"] = "one"

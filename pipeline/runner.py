@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,18 +11,19 @@ from typing import Any
 
 import yaml
 
-from pipeline.contract import Artifact, Evidence, Measurement, Progress, StageContext, StageResult, Status, Verdict
-from pipeline.errors import PipelineError, StageFailed, UsageError, did_you_mean
+from pipeline.contract import Artifact, Evidence, Measurement, Progress, StageResult, Status, Verdict
+from pipeline.errors import PipelineError, UsageError, did_you_mean
 from pipeline.gates import Outcome, judge
 from pipeline.key import code_parts, key_of, key_parts
 from pipeline.machine import machine_facts
 from pipeline.plan import Plan, PlannedStage
+from pipeline.ranks import Solo
 from pipeline.report import render_html, render_markdown
 from pipeline.rundir import RunDir
 from pipeline.serial import candidate_to_json, measurement_to_json, measurements_from_json
+from pipeline.stagerun import context_of, guarded, require_outputs
 from pipeline.stageview import stage_line, stage_markdown, write_test_pairs
 from pipeline.store import Store
-from pipeline.target import TargetView
 
 REPORT_SCHEMA = 1
 
@@ -121,15 +121,19 @@ class Runner:
         workspace: where the store and the runs lie.
         progress: makes the progress display of a stage from its id, number, the number of stages, its log file and the sink of events.
         say: called with each line meant for the user.
+        crew: the processes that share the run; this one alone by default.
 
     """
 
-    def __init__(self, plan: Plan, workspace: Path, progress: ProgressFactory, say: Callable[[str], None]) -> None:
-        self.plan, self.workspace, self.progress, self.say = plan, workspace, progress, say
+    def __init__(
+        self, plan: Plan, workspace: Path, progress: ProgressFactory, say: Callable[[str], None], crew: Solo | None = None
+    ) -> None:
+        self.plan, self.workspace, self.progress, self.say, self.crew = plan, workspace, progress, say, crew or Solo()
         self.store = Store(workspace / "store", warn=self._warn)
         self.run_dir = RunDir(workspace, plan.target.name)
         self.records = {s.id: StageRecord(s) for s in plan.stages}
         self.started = time.time()
+        self.open: tuple[int, StageRecord, Path, Progress] | None = None  # the stage that is running
 
     def run(self, options: RunOptions) -> RunResult:
         """Run every stage up to ``options.until``; a failed stage or gate skips what comes after. Reports are written in any case.
@@ -145,6 +149,15 @@ class Runner:
             report = self._write_report()
         return RunResult(self.run_dir.path, report, tuple(self.records.values()))
 
+    def abandon(self, error: PipelineError) -> RunResult:
+        """Write the reports of a run whose stage hangs, from another thread; the process is to end afterwards."""
+        if self.open is not None:
+            number, record, folder, progress = self.open
+            progress.__exit__(None, None, None)
+            record.status, record.error = Status.FAILED, error
+            self._close(number, record, folder)
+        return RunResult(self.run_dir.path, self._write_report(), tuple(self.records.values()))
+
     def _advance(self, number: int, stage: PlannedStage, options: RunOptions) -> bool:
         record, folder = self.records[stage.id], self.run_dir.stage(number, stage.id)
         self.run_dir.event("stage_started", stage=stage.id)
@@ -157,12 +170,16 @@ class Runner:
         if record.error is None:
             others = {r.stage.id: r.measurements for r in self.records.values()}
             record.gates = [judge(g, record.measurements, others, self.plan.target, options.required) for g in stage.gates]
-        self.run_dir.event("stage_finished", stage=stage.id, status=str(record.status), verdict=str(record.verdict()), key=record.key)
+        self._close(number, record, folder)
+        return record.verdict() is not Verdict.FAILED
+
+    def _close(self, number: int, record: StageRecord, folder: Path) -> None:
+        status, verdict = str(record.status), str(record.verdict())
+        self.run_dir.event("stage_finished", stage=record.stage.id, status=status, verdict=verdict, key=record.key)
         entry = record.to_json()
         self.run_dir.write_json(f"{folder.relative_to(self.run_dir.path)}/report.json", entry)
         self.run_dir.write_text(f"{folder.relative_to(self.run_dir.path)}/report.md", stage_markdown(entry))
         self.say(stage_line(entry, number, len(self.plan.stages)))
-        return record.verdict() is not Verdict.FAILED
 
     def _restore_or_run(self, number: int, stage: PlannedStage, record: StageRecord, folder: Path, options: RunOptions) -> None:
         inputs = {name: self.records[source].outputs[output] for name, (source, output) in stage.needs.items()}
@@ -185,11 +202,12 @@ class Runner:
     def _run(self, number: int, stage: PlannedStage, record: StageRecord, folder: Path, inputs: dict[str, Artifact]) -> None:
         workdir, begin = self.store.workdir(record.key), time.monotonic()
         progress = self.progress(stage.id, number, len(self.plan.stages), folder / "log.txt", self.run_dir.event)
-        view = TargetView(self.plan.target, stage.spec.reads_target)
-        data = {role: self.plan.data[role] for role in stage.spec.data}
-        context = StageContext(stage.config, inputs, workdir, view, data, self.plan.seed, progress)
-        with progress:
-            result = _guarded(stage, context, folder / "log.txt")
+        context, log = context_of(self.plan, stage, inputs, workdir, progress), folder / "log.txt"
+        self.open = number, record, folder, progress
+        with progress, self.crew.stage(stage, context, log):
+            result = guarded(stage, context, log)
+        self.open = None
+        require_outputs(stage, result)
         seconds = time.monotonic() - begin
         outputs = {name: self.store.seal(output) for name, output in result.outputs.items()}
         stored = _to_store(result, outputs, seconds)
@@ -253,22 +271,6 @@ class Runner:
         return report
 
 
-def _guarded(stage: PlannedStage, context: StageContext, log: Path) -> StageResult:
-    """Run a stage; whatever it raises becomes a StageFailed that names the log, where the traceback lies."""
-    try:
-        result = stage.spec.run(context)
-    except PipelineError:
-        raise
-    except Exception as e:
-        with log.open("a", encoding="utf-8") as f:
-            f.write(traceback.format_exc())
-        raise StageFailed(f"stage {stage.id}", f"{type(e).__name__}: {_first_line(e)}", f"the traceback is in {log}") from e
-    missing = sorted(stage.spec.produces.keys() - result.outputs.keys())
-    if missing:
-        raise StageFailed(f"stage {stage.id}", f"did not return its output '{missing[0]}'", f"look at {stage.uses}")
-    return result
-
-
 def _to_store(result: StageResult, outputs: dict[str, Artifact], seconds: float) -> dict[str, Any]:
     return {
         "outputs": {n: {"kind": str(a.kind), "sha256": a.sha256, "bytes": a.bytes, "facts": dict(a.facts)} for n, a in outputs.items()},
@@ -279,10 +281,6 @@ def _to_store(result: StageResult, outputs: dict[str, Artifact], seconds: float)
         "seconds": seconds,
         "measured_at": _stamp(time.time()),
     }
-
-
-def _first_line(e: BaseException) -> str:
-    return (str(e).strip().splitlines() or ["no message"])[0]
 
 
 def _stamp(seconds: float) -> str:

@@ -60,18 +60,27 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="print report.json instead of the summary")] = False,
 ) -> None:
     """Run a pipeline for a target."""
+    from pipeline.ranks import Follower, Leader
     from pipeline.runner import Runner, RunOptions
+    from pipeline.torchrun import crew
 
-    if require_evidence not in (None, "target"):
-        raise UsageError("--require-evidence", f"unknown evidence '{require_evidence}'", "the one kind that can be required is 'target'")
-    plan = open_plan(pipeline, target, overrides)
-    options = RunOptions(from_, until, tuple(force), Evidence.TARGET if require_evidence else None)
-    options.check(plan)
-    silent = quiet or as_json
-    runner = Runner(plan, workspace_of(pipeline, workspace), _progress_factory(silent), _say if not silent else _drop)
-    _say_head(plan, runner.run_dir, silent)
-    result = runner.run(options)
-    _finish(result, as_json)
+    with crew() as part:
+        if require_evidence not in (None, "target"):
+            raise UsageError(
+                "--require-evidence", f"unknown evidence '{require_evidence}'", "the one kind that can be required is 'target'"
+            )
+        plan = open_plan(pipeline, target, overrides)
+        if isinstance(part, Follower):
+            part.follow(plan)
+            return
+        options = RunOptions(from_, until, tuple(force), Evidence.TARGET if require_evidence else None)
+        options.check(plan)
+        silent = quiet or as_json
+        runner = Runner(plan, workspace_of(pipeline, workspace), _progress_factory(silent), _say if not silent else _drop, part)
+        if isinstance(part, Leader):
+            part.abandon = lambda error: _finish(runner.abandon(error), as_json)
+        _say_head(plan, runner.run_dir, silent)
+        _finish(runner.run(options), as_json)
 
 
 def _progress_factory(quiet: bool) -> Callable[[str, int, int, Path, Callable[..., None]], Progress]:

@@ -1,0 +1,49 @@
+"""One stage's own part of a run: what it is shown, and what becomes of its exceptions."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.contract import Artifact, Progress, StageContext, StageResult
+from pipeline.errors import PipelineError, StageFailed
+from pipeline.plan import Plan, PlannedStage
+from pipeline.target import TargetView
+
+
+def context_of(plan: Plan, stage: PlannedStage, inputs: Mapping[str, Artifact], workdir: Path, progress: Progress) -> StageContext:
+    """What ``stage`` may see: its inputs, the data roles and the target's fields that it declares."""
+    data = {role: plan.data[role] for role in stage.spec.data}
+    return StageContext(stage.config, inputs, workdir, TargetView(plan.target, stage.spec.reads_target), data, plan.seed, progress)
+
+
+def guarded(stage: PlannedStage, context: StageContext, log: Path) -> StageResult:
+    """Run a stage.
+
+    Raises:
+        StageFailed: whatever it raised that is no PipelineError; names ``log``, where the traceback then lies.
+    """
+    try:
+        return stage.spec.run(context)
+    except PipelineError:
+        raise
+    except Exception as e:
+        with log.open("a", encoding="utf-8") as f:
+            f.write(traceback.format_exc())
+        raise StageFailed(f"stage {stage.id}", f"{type(e).__name__}: {_first_line(e)}", f"the traceback is in {log}") from e
+
+
+def require_outputs(stage: PlannedStage, result: StageResult) -> None:
+    """Refuse a result that lacks an output.
+
+    Raises:
+        StageFailed: names the first one.
+    """
+    missing = sorted(stage.spec.produces.keys() - result.outputs.keys())
+    if missing:
+        raise StageFailed(f"stage {stage.id}", f"did not return its output '{missing[0]}'", f"look at {stage.uses}")
+
+
+def _first_line(e: BaseException) -> str:
+    return (str(e).strip().splitlines() or ["no message"])[0]
