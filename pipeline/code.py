@@ -36,6 +36,8 @@ def module_digests(module: str, extra: Iterable[str] = ()) -> dict[str, str]:
             continue
         digest, imports = _read(path, name)
         seen[name] = digest
+        if path.name == "__init__.py":  # tables that a package's code reads
+            seen |= {f"{name}/{table.name}": hashlib.sha256(table.read_bytes()).hexdigest() for table in path.parent.glob("*.json")}
         todo += imports
         todo += [name.rsplit(".", i)[0] for i in range(1, name.count(".") + 1)]
     return dict(sorted(seen.items()))

@@ -64,3 +64,14 @@ def test_digesting_code_imports_no_library():
 
 def test_stages_of_this_project_have_different_digests():
     assert code.code_digest("tests.pipeline.toy_source") != code.code_digest("tests.pipeline.toy_next")
+
+
+def test_a_table_beside_the_code_counts(tmp_path, monkeypatch):
+    package = tmp_path / "tabled"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "tiles.json").write_text("{}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = code_digest("tabled")
+    (package / "tiles.json").write_text('{"a": 1}')
+    assert code_digest("tabled") != before
