@@ -72,6 +72,6 @@ def test_a_table_beside_the_code_counts(tmp_path, monkeypatch):
     (package / "__init__.py").write_text("")
     (package / "tiles.json").write_text("{}")
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = code_digest("tabled")
+    before = code.code_digest("tabled")
     (package / "tiles.json").write_text('{"a": 1}')
-    assert code_digest("tabled") != before
+    assert code.code_digest("tabled") != before
