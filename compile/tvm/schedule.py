@@ -25,7 +25,7 @@ PIXEL_VECTORS = 4
 
 
 def schedule_module(mod: Any, vectors: Vectors) -> tuple[Any, list[str]]:
-    """Schedule every TIR function of a Relax module that is not scheduled yet.
+    """Schedule every TIR function of a Relax module.
 
     Args:
         mod: legalized and fused module.
@@ -39,7 +39,7 @@ def schedule_module(mod: Any, vectors: Vectors) -> tuple[Any, list[str]]:
 
     plain = []
     for var, func in list(mod.functions.items()):
-        if not isinstance(func, tirx.PrimFunc) or func.attrs.get("tirx.is_scheduled"):
+        if not isinstance(func, tirx.PrimFunc):
             continue
         scheduled = schedule_function(func, vectors)
         if scheduled is None:
