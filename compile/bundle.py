@@ -23,9 +23,9 @@ from eval.quality import to_batch, to_image
 from eval.session import load_backend
 from pipeline.store import hash_file
 
-GOLDEN_DB = {"fp32": 60.0, "fp16": 45.0, "int8": 40.0}
+GOLDEN_DB = {"fp32": 60.0, "fp16": 45.0, "bf16": 40.0, "int8": 40.0}
 """Least PSNR of a device's output against the golden one. int8 kernels that add in another order agree to 45-58 dB of each other;
-fp16 keeps 11 bits."""
+fp16 keeps 11 bits, bf16 8."""
 
 FLOAT_PIXELS = 512 * 512
 """Golden outputs of larger images are rounded to 8 bits: a float frame of 1920x1080 is 25 MB."""
@@ -60,6 +60,7 @@ def write_bundle(path: Path, packed: Sequence[Packed], facts: Mapping[str, Any],
     _write(path / FACTS, json.dumps(content.model_dump(mode="json", by_alias=True), indent=1, sort_keys=True) + "\n")
     device = Path(targets.device.__file__).parent
     _write(path / "bench.py", (device / "bench.py").read_text(encoding="utf-8"), mode=0o755)
+    _write(path / "runtimes.py", (device / "runtimes.py").read_text(encoding="utf-8"))
     script = build_engine_script(content)
     if script:
         _write(path / "build_engine.sh", script, mode=0o755)

@@ -18,7 +18,7 @@ from eval.bundle import artifact_layers
 from eval.cost import size_measurement
 from eval.latency import compare, latency_measurements
 from eval.quality import Image, QualityResult, Restorer, evaluate, session_restorer, to_batch
-from eval.session import Session, open_session
+from eval.session import Session, load_backend, open_session
 from eval.tiling import mirrored, restore_tiled, tile_plan
 from pipeline.contract import Better, Evidence, Measurement, Pair, PairSource, Verdict
 from quantize.artifact import ModelFolder
@@ -137,7 +137,7 @@ class Judge:
         plain = self.folder.qdq("s8")
         with open_session(opening.path, opening.facts, self.threads) as artifact, self._plain(plain) as reference:
             outputs = [output_psnr(artifact.run(x), reference.run(x)) for x in self.batches]
-        differences = scale_differences(built.path, self.folder.scales())
+        differences = _differences(attempt, self.folder)
         return integer_parity(self._quality_of(opening), self._fake_quantized(plain), differences, parity_measurement(outputs, **stand_in))
 
     def _quality_of(self, opening: Opening) -> QualityResult:
@@ -222,6 +222,13 @@ def tile_of(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
 
 def _built(attempt: Attempt) -> Any:
     return attempt.built
+
+
+def _differences(attempt: Attempt, folder: ModelFolder) -> list[str]:
+    """Parameters that an int8 artifact has otherwise than the network: read by its backend, or from its Q/DQ nodes."""
+    read_back: Callable[[Path, ModelFolder], list[str]] | None = getattr(load_backend(attempt.plan.use), "differences", None)
+    path = _built(attempt).path
+    return read_back(path, folder) if read_back else scale_differences(path, folder.scales())
 
 
 def _stand_in(opening: Opening) -> dict[str, str]:

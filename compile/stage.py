@@ -17,7 +17,7 @@ from pipeline.errors import StageFailed, UsageError
 from pipeline.target import Target
 from quantize.artifact import ModelFolder
 
-TOOLCHAIN = ("onnx", "onnxruntime", "onnxslim", "apache-tvm", "apache-tvm-ffi", "ziglang")
+TOOLCHAIN = ("onnx", "onnxruntime", "onnxslim", "apache-tvm", "apache-tvm-ffi", "ziglang", "openvino", "ai-edge-litert")
 
 
 class CompileConfig(BaseModel):

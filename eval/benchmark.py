@@ -176,7 +176,7 @@ STAGE = StageSpec(
     produces={"samples": Kind.SAMPLES, "estimate": Kind.REPORT},
     data=("test",),
     reads_target=("name", "frame", "rates", "jitter_p90", "is_host"),
-    toolchain=("onnxruntime", "apache-tvm", "numpy"),
+    toolchain=("onnxruntime", "apache-tvm", "openvino", "ai-edge-litert", "numpy"),
     code=("compile", "targets"),  # backends are opened by the import path in an artifact's facts
     measures="host",
 )

@@ -8,6 +8,7 @@
     reference/           the network as ONNX of free image size, for evaluation and estimates
     golden/              an input (uint8 [1, 3, H, W]) and each artifact's expected output for it
     bench.py             verifies and times the artifacts on the device
+    runtimes.py          what bench.py runs them with
 
 Nothing here knows a compiler: an artifact is opened through the import path in its facts.
 """

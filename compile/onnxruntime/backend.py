@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SOURCES: dict[str, Source] = {"fp32": "float", "int8": "u8"}
+SOURCES: dict[str, Source] = {"fp32": "float", "fp16": "float", "int8": "u8"}
 
 
 class OnnxRuntimeBackend(Backend):
-    """Takes the ONNX file as it is: the runtime optimises it when it is opened."""
+    """Takes the ONNX file as it is (fp16: with its constants rounded): the runtime optimises it when it is opened."""
 
     name: ClassVar[str] = "onnxruntime"
     toolchain: ClassVar[tuple[str, ...]] = ("onnxruntime",)
@@ -35,7 +35,11 @@ class OnnxRuntimeBackend(Backend):
             raise StageFailed("compile.onnxruntime", f"has no {request.precision}", f"it has: {', '.join(SOURCES)}")
         source = SOURCES[request.precision]
         out = request.workdir / f"onnxruntime-{request.precision}.onnx"
-        shutil.copyfile(source_file(ModelFolder(request.model), source), out)
+        found = source_file(ModelFolder(request.model), source)
+        if request.precision == "fp16":
+            _write_half(found, out)
+        else:
+            shutil.copyfile(found, out)
         return Built(out, {**onnxruntime_facts(request.precision), "source": source})
 
     def _open(self, path: Path, facts: Mapping[str, Any], threads: int) -> Session:
@@ -77,6 +81,14 @@ class OnnxSession(Session):
         return out
 
 
+def _write_half(source: Path, out: Path) -> None:
+    import onnx
+
+    from compile.onnxruntime.half import to_half
+
+    onnx.save(to_half(onnx.load(str(source))), str(out))
+
+
 def _load_errors() -> tuple[type[Exception], ...]:
     """The runtime's own exceptions; they share no base but Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -87,4 +99,5 @@ def _load_errors() -> tuple[type[Exception], ...]:
 
 def onnxruntime_facts(precision: str) -> dict[str, Any]:
     """Facts of an ONNX file of free size that ONNX Runtime opens."""
-    return {"backend": "compile.onnxruntime", "precision": precision, "height": 0, "width": 0, "runs_here": True, "float_precision": "fp32"}
+    floats = "fp16" if precision == "fp16" else "fp32"
+    return {"backend": "compile.onnxruntime", "precision": precision, "height": 0, "width": 0, "runs_here": True, "float_precision": floats}

@@ -5,7 +5,7 @@ python3 bench.py --verify           check every file's hash and the golden outpu
 python3 bench.py                    the same, then time the artifact chosen for this device
 python3 bench.py --artifact NAME    another artifact of bundle.json
 
-Needs Python 3.8 or later, numpy, and the artifact's runtime (onnxruntime, TVM or trtexec); nothing else.
+Needs Python 3.8 or later, numpy, and the artifact's runtime (onnxruntime, LiteRT, OpenVINO, TVM or trtexec); nothing else.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ import json
 import math
 import os
 import platform
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,15 +27,10 @@ except ImportError as missing:
     sys.stderr.write(f"error: {missing}: pip install numpy\n")
     sys.exit(2)
 
-HERE = Path(__file__).resolve().parent
-TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
+from runtimes import HERE, RUNTIMES, DeviceError, call  # the file beside this one
 
 if TYPE_CHECKING:
     Json = dict[str, Any]
-
-
-class DeviceError(Exception):
-    """Something that the user can mend; its text is the one line that is shown."""
 
 
 def read_text(path: Path) -> str:
@@ -47,14 +39,6 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
     except OSError:
         return ""
-
-
-def call(*command: str) -> tuple[int, str]:
-    """Exit status and output of a command; 127 when it is not there."""
-    if not shutil.which(command[0]):
-        return 127, "not found"
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
 
 
 def sha256(path: Path) -> str:
@@ -97,105 +81,6 @@ def pick(bundle: Json, name: str) -> Json:
     if name not in found:
         raise DeviceError(f"no artifact '{name}' in this bundle; there are: {', '.join(found)}")
     return found[name]
-
-
-class Called:
-    """A runtime that runs in this process: ``run`` takes float32 [1, 3, H, W] to the same."""
-
-    run: Any
-
-    def measure(self, x: Any, seconds: float, count: int) -> list[float]:
-        """Times in ms, warm-up apart, until both the least time and the least count are reached."""
-        for _ in range(3):
-            self.run(x)
-        times: list[float] = []
-        total = 0.0
-        while len(times) < count or total < seconds * 1e3:
-            start = time.perf_counter()
-            self.run(x)
-            times.append((time.perf_counter() - start) * 1e3)
-            total += times[-1]
-        return times
-
-
-class OnnxRuntime(Called):
-    """ONNX Runtime on the CPU."""
-
-    def __init__(self, artifact: Json, bundle: Json, threads: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError as e:
-            raise DeviceError(f"onnxruntime cannot be imported ({e}): pip install onnxruntime") from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        self.session = onnxruntime.InferenceSession(str(HERE / artifact["path"]), options, providers=["CPUExecutionProvider"])
-        self.name = bundle["network"]["input"]
-        self.version = "onnxruntime " + onnxruntime.__version__
-
-    def run(self, x: Any) -> Any:
-        """One inference."""
-        return self.session.run(None, {self.name: x})[0]
-
-
-class Tvm(Called):
-    """TVM's virtual machine on the CPU."""
-
-    def __init__(self, artifact: Json, bundle: Json, threads: int) -> None:
-        os.environ["TVM_NUM_THREADS"] = str(threads or os.cpu_count() or 1)
-        arch = artifact["facts"]["mtriple"].split("-")[0]
-        if arch != platform.machine():
-            raise DeviceError(f"{artifact['name']} was built for {arch} and this machine is {platform.machine()}")
-        try:
-            import tvm
-            from tvm import relax
-        except ImportError as e:
-            raise DeviceError(f"TVM cannot be imported ({e}): pip install apache-tvm==0.26.0 apache-tvm-ffi==0.1.13.post3") from None
-        library = tvm.runtime.load_module(str(HERE / artifact["path"]))
-        self.main = relax.VirtualMachine(library, tvm.cpu())["main"]
-        self.tensor = tvm.runtime.tensor
-        self.version = "tvm " + tvm.__version__
-
-    def run(self, x: Any) -> Any:
-        """One inference."""
-        return self.main(self.tensor(x)).numpy()
-
-
-class TrtExec(Called):
-    """TensorRT through trtexec, which times itself."""
-
-    def __init__(self, artifact: Json, bundle: Json, threads: int) -> None:
-        self.binary = os.environ.get("TRTEXEC") or shutil.which("trtexec") or TRTEXEC
-        if not Path(self.binary).exists():
-            raise DeviceError(f"trtexec is not at {self.binary}: install TensorRT, or set TRTEXEC to its path")
-        self.engine = HERE / artifact["facts"]["engine"]
-        if not self.engine.exists():
-            raise DeviceError(f"{artifact['facts']['engine']} is not built yet: run ./build_engine.sh on this device first")
-        self.input, self.flags = bundle["network"]["input"], artifact["facts"]["run_flags"]
-        self.version = "tensorrt " + artifact["facts"]["tensorrt"]
-
-    def _trtexec(self, *flags: str) -> None:
-        status, text = call(self.binary, f"--loadEngine={self.engine}", *flags)
-        if status:
-            raise DeviceError(f"trtexec failed ({status}: {text[-200:]}); if TensorRT was updated, run ./build_engine.sh again")
-
-    def run(self, x: Any) -> Any:
-        """One inference, through files."""
-        with tempfile.TemporaryDirectory() as tmp:
-            raw, out = Path(tmp, "input.bin"), Path(tmp, "output.json")
-            x.tofile(str(raw))
-            self._trtexec(f"--loadInputs={self.input}:{raw}", f"--exportOutput={out}", "--iterations=1", "--duration=0", "--warmUp=0")
-            values = json.loads(out.read_text())[0]["values"]
-        return np.asarray(values, dtype=np.float32).reshape(x.shape)
-
-    def measure(self, x: Any, seconds: float, count: int) -> list[float]:
-        """Times in ms as trtexec exports them: without the copies to and from the device."""
-        with tempfile.TemporaryDirectory() as tmp:
-            out = Path(tmp, "times.json")
-            self._trtexec(f"--exportTimes={out}", f"--iterations={count}", f"--duration={max(1, round(seconds))}", *self.flags)
-            return [row["latencyMs"] for row in json.loads(out.read_text())]
-
-
-RUNTIMES = {"onnxruntime": OnnxRuntime, "tvm": Tvm, "tensorrt": TrtExec}
 
 
 def golden_input(artifact: Json) -> Any:

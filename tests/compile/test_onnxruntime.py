@@ -4,9 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from compile.onnxruntime import BACKEND
+from compile.onnxruntime.backend import OnnxSession
+from compile.onnxruntime.half import to_half
+from compile.parity import output_psnr
 from eval.session import BuildRequest, open_session
 from pipeline.errors import StageFailed
 from pipeline.target import Target
@@ -27,6 +31,31 @@ def test_the_artifact_is_the_file_and_takes_any_size(request_: BuildRequest, pre
         for size in ((64, 64), (72, 104)):
             lq = np.full((1, 3, *size), 0.5, np.float32)
             assert session.run(lq).shape == lq.shape
+
+
+def test_fp16_holds_halves_and_speaks_float32(request_: BuildRequest):
+    built = BACKEND.build(replace(request_, precision="fp16"))
+    graph = onnx.load(built.path).graph
+    kept = {n.input[2] for n in graph.node if n.op_type == "Resize"}
+    kinds = {i.name: i.data_type for i in graph.initializer}
+    assert {kinds[name] for name in kept} == {onnx.TensorProto.FLOAT}
+    assert {kind for name, kind in kinds.items() if name not in kept} == {onnx.TensorProto.FLOAT16}
+    assert built.path.stat().st_size < 0.6 * (request_.model / "float.onnx").stat().st_size
+    lq = np.random.default_rng(0).random((1, 3, 72, 104), np.float32)
+    with open_session(built.path, built.facts) as session:
+        found = session.run(lq)
+    assert found.dtype == np.float32
+    assert 99 > output_psnr(found, OnnxSession(request_.model / "float.onnx").run(lq)) >= 60
+
+
+def test_what_no_half_can_hold_becomes_the_largest():
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [helper.make_node("Mul", ["lq", "big"], ["restored"])]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 4, 4]) for name in ("lq", "restored")]
+    big = numpy_helper.from_array(np.asarray(1e6, np.float32), "big")
+    model = helper.make_model(helper.make_graph(nodes, "g", info[:1], info[1:], [big]), opset_imports=[helper.make_opsetid("", 17)])
+    assert numpy_helper.to_array(to_half(model).graph.initializer[0]) == np.float16(65504)
 
 
 def test_nan_in_is_nan_out(request_: BuildRequest):
@@ -55,8 +84,8 @@ def test_wrong_input_and_broken_file_are_named(request_: BuildRequest, tmp_path:
 
 
 def test_unknown_precision_and_missing_int8_are_named(request_: BuildRequest, float_folder: Path):
-    with pytest.raises(StageFailed, match=r"has no fp16\nhint: it has: fp32, int8"):
-        BACKEND.build(replace(request_, precision="fp16"))
+    with pytest.raises(StageFailed, match=r"has no bf16\nhint: it has: fp32, fp16, int8"):
+        BACKEND.build(replace(request_, precision="bf16"))
     with pytest.raises(StageFailed, match="stayed in float"):
         BACKEND.build(replace(request_, precision="int8", model=float_folder))
 

@@ -8,23 +8,29 @@ from pathlib import Path
 import pytest
 
 import targets.device
-from targets.device import bench
 
-SCRIPT = Path(targets.device.__file__).parent / "bench.py"
+FOLDER = Path(targets.device.__file__).parent
+SCRIPTS = [FOLDER / "bench.py", FOLDER / "runtimes.py"]
+sys.path.insert(0, str(FOLDER))  # on the device, the files lie side by side in one folder
+
+import bench  # noqa: E402
+import runtimes  # noqa: E402
 
 
-def test_the_device_script_keeps_to_python_3_8():
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_the_device_script_keeps_to_python_3_8(script: Path):
     vermin = Path(sys.executable).parent / "vermin"
-    done = subprocess.run([vermin, "-t=3.8-", "--violations", "--no-tips", SCRIPT], capture_output=True, text=True)
+    done = subprocess.run([vermin, "-t=3.8-", "--violations", "--no-tips", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
 def test_the_device_script_imports_nothing_of_ours():
-    tree = ast.parse(SCRIPT.read_text(), feature_version=(3, 8))
-    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    nodes = [n for script in SCRIPTS for n in ast.walk(ast.parse(script.read_text(), feature_version=(3, 8)))]
+    names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in nodes if isinstance(n, ast.ImportFrom)}
     roots = {n.partition(".")[0] for n in names}
-    assert roots - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "tvm"}
+    runs = {"onnxruntime", "tvm", "openvino", "ai_edge_litert", "tflite_runtime"}
+    assert roots - set(sys.stdlib_module_names) == {"numpy", "runtimes"} | runs
 
 
 def test_statistics_by_hand():
@@ -36,7 +42,7 @@ def test_statistics_by_hand():
 
 
 def test_measuring_stops_at_least_time_and_least_count():
-    class Counted(bench.Called):
+    class Counted(runtimes.Called):
         calls = 0
 
         def run(self, x: object) -> None:

@@ -1,0 +1,158 @@
+"""The OpenVINO backend.
+
+OpenVINO decides by itself in which precision a network runs: its default on a CPU with bfloat16 instructions is bf16, whatever the file
+says. Here a precision is a promise: it is asked for by name, read back from the compiled network, and a build that broke it fails.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compile.source import Source, source_file
+from eval.session import Backend, BuildRequest, Built, Session
+from pipeline.errors import StageFailed
+from quantize.artifact import ModelFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+CONVOLUTIONS = ("Convolution", "Deconvolution")
+SIZES = 4
+"""Networks that a session keeps, one for each image size: a fixed size runs up to a tenth faster than a free one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """A precision of the backend.
+
+    source    file of the model folder
+    hint      what OpenVINO is told; empty leaves its own default
+    executed  what convolutions must run in, in OpenVINO's words
+    floats    precision of the layers that are not int8
+    """
+
+    source: Source
+    hint: str
+    executed: tuple[str, ...]
+    floats: str
+
+
+PRECISIONS = {
+    "fp32": Precision("float", "f32", ("f32",), "fp32"),
+    "bf16": Precision("float", "", ("bf16",), "bf16"),
+    "int8": Precision("u8", "f32", ("u8", "i8"), "fp32"),
+}
+
+
+class OpenVinoBackend(Backend):
+    """Hands OpenVINO the ONNX file as it is; "bf16" is OpenVINO's own default, where that is bf16."""
+
+    name: ClassVar[str] = "openvino"
+    toolchain: ClassVar[tuple[str, ...]] = ("openvino",)
+
+    def missing(self) -> str:
+        """Empty when OpenVINO is installed."""
+        return "" if importlib.util.find_spec("openvino") else "pip install openvino"
+
+    def _build(self, request: BuildRequest) -> Built:
+        if request.precision not in PRECISIONS:
+            raise StageFailed("compile.openvino", f"has no {request.precision}", f"it has: {', '.join(PRECISIONS)}")
+        precision = PRECISIONS[request.precision]
+        out = request.workdir / f"openvino-{request.precision}.onnx"
+        shutil.copyfile(source_file(ModelFolder(request.model), precision.source), out)
+        facts = {"backend": "compile.openvino", "precision": request.precision, "height": 0, "width": 0, "runs_here": True}
+        facts |= {"source": precision.source, "float_precision": precision.floats}
+        session = OpenVinoSession(out, request.precision)
+        executed = session.executed(request.height, request.width)
+        _check(request.precision, executed)
+        return Built(out, {**facts, "openvino": session.version, "executed": executed})
+
+    def _open(self, path: Path, facts: Mapping[str, Any], threads: int) -> Session:
+        return OpenVinoSession(path, str(facts["precision"]), threads)
+
+
+class OpenVinoSession(Session):
+    """An ONNX file in OpenVINO, compiled anew for each image size.
+
+    Args:
+        path: the file.
+        precision: of ``PRECISIONS``.
+        threads: CPU threads; 0 leaves the number to OpenVINO.
+
+    Raises:
+        StageFailed: the runtime cannot read the file.
+
+    """
+
+    def __init__(self, path: Path, precision: str, threads: int = 1) -> None:
+        super().__init__()
+        import openvino
+
+        self.version = str(openvino.__version__)
+        self._core = openvino.Core()
+        hint = PRECISIONS[precision].hint
+        self._properties = {"NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY", **({"INFERENCE_PRECISION_HINT": hint} if hint else {})}
+        if threads:
+            self._properties["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self._model = self._core.read_model(str(path))
+        except RuntimeError as e:
+            raise StageFailed(str(path), f"OpenVINO cannot read it ({str(e).strip().splitlines()[-1]})", "build it again") from e
+        self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+
+    def executed(self, height: int, width: int) -> dict[str, dict[str, int]]:
+        """What runs at an image size: kind of layer -> precision that it was compiled to ("f32", "bf16", "u8", ...) -> how many."""
+        found: dict[str, Counter[str]] = {}
+        for node in self._request((1, 3, height, width)).get_compiled_model().get_runtime_model().get_ops():
+            info = node.get_rt_info()
+            kind, precision = (_text(info[key]) for key in ("layerType", "runtimePrecision"))
+            if kind not in ("Const", "Input", "Output"):
+                found.setdefault(kind, Counter())[precision] += 1
+        return {kind: dict(sorted(counts.items())) for kind, counts in sorted(found.items())}
+
+    def close(self) -> None:
+        """Free the compiled networks."""
+        super().close()
+        self._requests.clear()
+
+    def _run(self, lq: NDArray[np.float32]) -> NDArray[np.float32]:
+        request = self._request(lq.shape)
+        request.infer([lq], share_inputs=True)
+        out: NDArray[np.float32] = request.get_output_tensor(0).data.copy()
+        return out
+
+    def _request(self, shape: tuple[int, ...]) -> Any:
+        if shape not in self._requests:
+            model = self._model.clone()
+            model.reshape({0: list(shape)})
+            self._requests[shape] = self._core.compile_model(model, "CPU", self._properties).create_infer_request()
+            if len(self._requests) > SIZES:
+                self._requests.popitem(last=False)
+        self._requests.move_to_end(shape)
+        return self._requests[shape]
+
+
+def _text(value: Any) -> str:
+    as_type: Callable[[type], object] | None = getattr(value, "astype", None)  # rt_info holds strings, or boxes with strings inside
+    return str(as_type(str) if as_type else value)
+
+
+def _check(precision: str, executed: Mapping[str, Mapping[str, int]]) -> None:
+    """Hold the compiled network to its precision: every convolution, or in int8 at least one, as others stayed in float on purpose."""
+    ran = Counter[str]()
+    for kind in CONVOLUTIONS:
+        ran.update(executed.get(kind, {}))
+    wanted = PRECISIONS[precision].executed
+    good = sum(ran[p] for p in wanted)
+    if good == 0 or (precision != "int8" and good < ran.total()):
+        found = ", ".join(f"{count} in {name}" for name, count in sorted(ran.items())) or "there are none"
+        raise StageFailed(
+            "compile.openvino", f"{precision} is not what runs on this CPU (convolutions: {found})", "use another precision of this backend"
+        )

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compile.onnxruntime.backend import OnnxSession
+from compile.openvino import BACKEND
+from compile.openvino.backend import SIZES, OpenVinoSession, _check
+from compile.parity import output_psnr
+from eval.session import BuildRequest, open_session
+from pipeline.errors import StageFailed
+from pipeline.target import load_target
+
+openvino = pytest.importorskip("openvino", reason="pip install openvino")
+
+
+def has_bf16() -> bool:
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture
+def request_(model_folder: Path, tmp_path: Path) -> BuildRequest:
+    return BuildRequest(model_folder, "fp32", 64, 64, load_target("host"), tmp_path / "build")
+
+
+def image(*size: int) -> np.ndarray:
+    return np.random.default_rng(0).random((1, 3, *size), np.float32)
+
+
+@pytest.mark.parametrize(("precision", "name"), [("fp32", "float.onnx"), ("int8", "qdq_u8.onnx")])
+def test_the_artifact_is_the_file_and_takes_any_size(request_: BuildRequest, precision: str, name: str):
+    built = BACKEND.build(replace(request_, precision=precision))
+    assert built.path.read_bytes() == (request_.model / name).read_bytes()
+    with open_session(built.path, built.facts) as session:
+        for size in ((64, 64), (72, 104)):
+            found, want = session.run(image(*size)), OnnxSession(built.path, optimise=False).run(image(*size))
+            assert output_psnr(found, want) > (60 if precision == "fp32" else 40)
+
+
+def test_fp32_is_what_ran_whatever_the_default_is(request_: BuildRequest):
+    built = BACKEND.build(request_)
+    assert built.facts["openvino"] == openvino.__version__
+    assert set(built.facts["executed"]["Convolution"]) == {"f32"}
+    assert built.facts["float_precision"] == "fp32"
+
+
+def test_bf16_is_the_default_of_a_cpu_that_has_it_and_is_refused_elsewhere(request_: BuildRequest):
+    if has_bf16():
+        built = BACKEND.build(replace(request_, precision="bf16"))
+        assert set(built.facts["executed"]["Convolution"]) == {"bf16"}
+        assert built.facts["float_precision"] == "bf16"
+        lq = image(64, 64)
+        with open_session(built.path, built.facts) as session:
+            assert 100 > output_psnr(session.run(lq), OnnxSession(built.path).run(lq)) >= 60
+    else:
+        with pytest.raises(StageFailed, match="bf16 is not what runs on this CPU"):
+            BACKEND.build(replace(request_, precision="bf16"))
+
+
+def test_int8_runs_in_integers(request_: BuildRequest):
+    import onnx
+
+    built = BACKEND.build(replace(request_, precision="int8"))
+    nodes = onnx.load(request_.model / "qdq_s8.onnx").graph.node
+    quantized = sum(n.name.endswith(".weight.dequantize") for n in nodes)
+    ran = built.facts["executed"]["Convolution"]
+    assert ran.get("u8", 0) + ran.get("i8", 0) == quantized
+
+
+@pytest.mark.parametrize(
+    ("precision", "ran", "good"),
+    [
+        ("fp32", {"f32": 3}, True),
+        ("fp32", {"f32": 2, "bf16": 1}, False),
+        ("bf16", {"f32": 3}, False),
+        ("int8", {"u8": 2, "f32": 1}, True),
+        ("int8", {"f32": 3}, False),
+        ("int8", {}, False),
+    ],
+)
+def test_a_broken_promise_is_a_failed_build(precision: str, ran: dict[str, int], good: bool):
+    if good:
+        _check(precision, {"Convolution": ran})
+    else:
+        with pytest.raises(StageFailed, match=rf"{precision} is not what runs on this CPU \(convolutions: "):
+            _check(precision, {"Convolution": ran})
+
+
+def test_threads_are_honoured_and_few_sizes_kept(request_: BuildRequest):
+    built = BACKEND.build(request_)
+    session = OpenVinoSession(built.path, "fp32", threads=2)
+    for side in range(64, 64 + 8 * (SIZES + 2), 8):
+        session.run(image(side, 64))
+    compiled = session._request((1, 3, 64, 64)).get_compiled_model()
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
+    assert len(session._requests) == SIZES
+    session.close()
+    with pytest.raises(StageFailed, match="session is closed"):
+        session.run(image(64, 64))
+
+
+def test_an_output_is_not_overwritten_by_the_next(request_: BuildRequest):
+    built = BACKEND.build(request_)
+    with open_session(built.path, built.facts) as session:
+        first = session.run(image(64, 64))
+        kept = first.copy()
+        session.run(np.zeros((1, 3, 64, 64), np.float32))
+        assert np.array_equal(first, kept)
+
+
+def test_nan_in_is_nan_out_and_broken_files_are_named(request_: BuildRequest, tmp_path: Path):
+    built = BACKEND.build(request_)
+    with open_session(built.path, built.facts) as session:
+        assert np.isnan(session.run(np.full((1, 3, 64, 64), np.nan, np.float32))).all()
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a network")
+    with pytest.raises(StageFailed, match="OpenVINO cannot read it"):
+        open_session(broken, built.facts)
+
+
+def test_missing_int8_is_named(request_: BuildRequest, float_folder: Path):
+    with pytest.raises(StageFailed, match="stayed in float"):
+        BACKEND.build(replace(request_, precision="int8", model=float_folder))
