@@ -226,9 +226,9 @@ def _built(attempt: Attempt) -> Any:
 
 def _differences(attempt: Attempt, folder: ModelFolder) -> list[str]:
     """Parameters that an int8 artifact has otherwise than the network: read by its backend, or from its Q/DQ nodes."""
-    read_back: Callable[[Path, ModelFolder], list[str]] | None = getattr(load_backend(attempt.plan.use), "differences", None)
-    path = _built(attempt).path
-    return read_back(path, folder) if read_back else scale_differences(path, folder.scales())
+    built = _built(attempt)
+    found = load_backend(attempt.plan.use).differences(built, folder)
+    return scale_differences(built.path, folder.scales()) if found is None else found
 
 
 def _stand_in(opening: Opening) -> dict[str, str]:

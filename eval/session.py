@@ -127,6 +127,13 @@ class Backend(ABC):
         self._require()
         return self._open(path, facts, threads)
 
+    def differences(self, built: Built, folder: Any) -> list[str] | None:
+        """What of the model folder's scales, zero points and integers an int8 artifact holds otherwise, read back from the artifact.
+
+        None, by default: the artifact is a Q/DQ ONNX file, which says it itself.
+        """
+        return None
+
     def _require(self) -> None:
         hint = self.missing()
         if hint:

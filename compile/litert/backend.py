@@ -37,9 +37,9 @@ class LiteRtBackend(Backend):
         found = all(importlib.util.find_spec(name) for name in ("ai_edge_litert", "flatbuffers", "onnx", "onnxslim"))
         return "" if found else 'pip install -e ".[litert,onnx]"'
 
-    def differences(self, path: Path, folder: ModelFolder) -> list[str]:
+    def differences(self, built: Built, folder: ModelFolder) -> list[str]:
         """What in an int8 artifact is not as in the model folder: scales, zero points, integer weights; empty when all is."""
-        return differences(path, folder)
+        return differences(built.path, folder)
 
     def _build(self, request: BuildRequest) -> Built:
         from compile.litert.graph import Graph

@@ -14,37 +14,54 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from compile.source import write_fixed
+from compile.source import Source, write_fixed
+from compile.tvm.cpu import cpu_of
 from compile.tvm.link import link_shared
+from compile.tvm.pins import misfit
+from compile.tvm.readback import differences
 from eval.session import Backend, BuildRequest, Built, Session
 from pipeline.errors import StageFailed
 from pipeline.machine import cores
+from quantize.artifact import ModelFolder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from compile.tvm.lower import Lowered
 
-_X86 = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512bf16", "avx512fp16")
+_X86 = (
+    "sse4.2",
+    "avx",
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512vnni",
+    "avx512vbmi",
+    "avxvnni",
+    "avx512bf16",
+    "avx512fp16",
+)
 _ARM = ("dotprod", "fullfp16", "i8mm", "sve", "sve2")
 
 
 class TvmBackend(Backend):
-    """fp32 networks of fixed size as one shared library with the weights inside."""
+    """Networks of fixed size as one shared library with the weights inside: int8, fp32, and fp16 where the CPU computes in it."""
 
     name: ClassVar[str] = "tvm"
     toolchain: ClassVar[tuple[str, ...]] = ("apache-tvm", "apache-tvm-ffi", "ziglang")
 
     def missing(self) -> str:
-        """Empty when TVM and its linker are installed."""
+        """Empty when TVM and its linker are installed, in versions that fit each other."""
         found = all(importlib.util.find_spec(name) for name in ("tvm", "tvm_ffi", "ziglang"))
-        return "" if found else 'pip install -e ".[tvm]"'
+        return misfit() if found else 'pip install -e ".[tvm]"'
 
     def _build(self, request: BuildRequest) -> Built:
-        if request.precision != "fp32":
-            raise StageFailed("compile.tvm", f"has no {request.precision}", "list fp32 for this backend in the target file")
         kind = target_dict(request)
-        lowered, executable = _compiled(request, kind)
-        out = request.workdir / f"tvm-fp32-{kind['mcpu']}.so"
+        source = _source(request, kind)
+        lowered, executable = compiled(request, kind, source)
+        out = request.workdir / f"tvm-{request.precision}-{kind['mcpu']}.so"
         arch, system = _arch_and_system(kind["mtriple"])
 
         def fcompile(path: str, objects: list[str], options: object = None, **_: object) -> None:
@@ -52,14 +69,20 @@ class TvmBackend(Backend):
 
         executable.export_library(str(out), fcompile=fcompile)
         facts = {
-            **{"backend": "compile.tvm", "precision": "fp32", "height": request.height, "width": request.width},
+            **{"backend": "compile.tvm", "precision": request.precision, "height": request.height, "width": request.width},
             **{"mtriple": kind["mtriple"], "mcpu": kind["mcpu"], "mattr": kind["mattr"]},
             "runs_here": arch == platform.machine() and not _lacking(kind),
-            "source": "float",
-            "float_precision": "fp32",
-            "unscheduled": list(lowered.plain),
+            "source": source,
+            "float_precision": "fp16" if request.precision == "fp16" else "fp32",
+            "islands": list(lowered.islands),
+            "unscheduled": list(lowered.unscheduled),
+            "activations": {name: [n.dtype, n.scale, n.zero] for name, n in sorted(lowered.activations().items())},
         }
         return Built(out, facts)
+
+    def differences(self, built: Built, folder: ModelFolder) -> list[str]:
+        """What of the network's integers and scales is not in a built library (``compile.tvm.readback``)."""
+        return differences(built, folder)
 
     def _open(self, path: Path, facts: Mapping[str, Any], threads: int) -> Session:
         arch = str(facts["mtriple"]).split("-")[0]
@@ -92,13 +115,17 @@ class TvmSession(Session):
         self._threads = threads or cores()
         self._set_threads = tvm.get_global_func("runtime.config_threadpool")
         self._tensor = tvm.runtime.tensor
+        self._input: Any = None
         with tempfile.TemporaryDirectory() as tmp:  # a loader that has seen a path before hands out the old library
             private = shutil.copy(path, Path(tmp) / f"{uuid.uuid4().hex}.so")
             self._main = relax.VirtualMachine(tvm.runtime.load_module(str(private)), tvm.cpu())["main"]
 
     def _run(self, lq: NDArray[np.float32]) -> NDArray[np.float32]:
         self._set_threads(1, self._threads)  # one pool serves every session of the process
-        out: NDArray[np.float32] = self._main(self._tensor(lq)).numpy()
+        if self._input is None:
+            self._input = self._tensor(lq)  # TVM wants its own alignment
+        self._input.copyfrom(lq)
+        out: NDArray[np.float32] = self._main(self._input).numpy()
         return out
 
 
@@ -108,17 +135,37 @@ def _prepare_thread_pool() -> None:
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 
-def _compiled(request: BuildRequest, kind: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the lowered module and TVM's executable; whatever TVM cannot do becomes StageFailed."""
+def _source(request: BuildRequest, kind: dict[str, Any]) -> Source:
+    """The file of the model folder that a precision is made from."""
+    import tvm
+
+    cpu = cpu_of(tvm.target.Target(kind))
+    if request.precision == "fp16" and not cpu.half:
+        raise StageFailed("compile.tvm", f"has no fp16 for {kind['mcpu']}: it does not compute in it", "list fp32 for this backend")
+    if request.precision not in ("int8", "fp32", "fp16"):
+        raise StageFailed("compile.tvm", f"has no {request.precision}", "it has: int8, fp32, fp16")
+    return cpu.flavour if request.precision == "int8" else "float"
+
+
+def compiled(request: BuildRequest, kind: dict[str, Any], source: Source, **options: Any) -> tuple[Lowered, Any]:
+    """The lowered network of a request and TVM's executable; whatever TVM cannot do becomes StageFailed.
+
+    Args:
+        request: what to build.
+        kind: the TVM target as a dictionary.
+        source: file of the model folder.
+        options: of ``compile.tvm.lower.lower``.
+
+    """
     import tvm
 
     from compile.tvm.lower import lower
 
     target = tvm.target.Target(kind)
     with tempfile.TemporaryDirectory() as tmp:
-        model = write_fixed(request, "float", Path(tmp) / "fixed.onnx")
+        model = write_fixed(request, source, Path(tmp) / "fixed.onnx")
     try:
-        lowered = lower(model, target)
+        lowered = lower(model, target, half=request.precision == "fp16", **options)
         return lowered, tvm.compile(lowered.module, target=target)
     except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as e:  # TVM's errors derive from all of these
         text = str(e).strip().splitlines()
@@ -141,8 +188,13 @@ def target_dict(request: BuildRequest) -> dict[str, Any]:
     """The TVM target of a request: this machine's CPU, or the one that the target file describes."""
     cpu = request.target.cpu
     if request.for_host or cpu.mcpu == "native":
-        return {"kind": "llvm", "mtriple": f"{platform.machine()}-linux-gnu", "mcpu": _host_cpu(), "mattr": []}
+        return host_dict()
     return {"kind": "llvm", "mtriple": cpu.triple, "mcpu": cpu.mcpu, "mattr": list(cpu.features)}
+
+
+def host_dict() -> dict[str, Any]:
+    """The TVM target of this machine's CPU."""
+    return {"kind": "llvm", "mtriple": f"{platform.machine()}-linux-gnu", "mcpu": _host_cpu(), "mattr": []}
 
 
 def _host_cpu() -> str:

@@ -1,12 +1,20 @@
-"""From an ONNX file of fixed size to a Relax module whose operators are fused and scheduled."""
+"""From a fixed ONNX file to a Relax module that is ready to build: kernels where there are some, TVM's fused operators elsewhere."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from compile.tvm.assemble import Packed, assemble
+from compile.tvm.cpu import cpu_of
+from compile.tvm.fuse import fuse_sums
+from compile.tvm.graph import Graph
+from compile.tvm.kernels.tensors import Number
+from compile.tvm.network import read_network
 from compile.tvm.resize import legalize_resize
 from compile.tvm.schedule import Vectors, schedule_module
+from compile.tvm.steps import Step, Tensor
+from compile.tvm.tiles import Tiles
 
 if TYPE_CHECKING:
     import onnx
@@ -14,26 +22,53 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A module that is ready to build, and the names of its functions that no schedule fits."""
+    """A module that is ready to build.
+
+    module       Relax and TIR
+    steps        what it computes, before sums were melted into other steps
+    constants    the packed constants of the convolutions
+    islands      ONNX nodes that no kernel covers: computed in float32 by TVM's own operators
+    unscheduled  functions of those that no rule schedules: they run, but as plain loops
+    """
 
     module: Any
-    plain: tuple[str, ...]
+    steps: tuple[Step, ...]
+    constants: tuple[Packed, ...]
+    islands: tuple[str, ...]
+    unscheduled: tuple[str, ...]
+
+    def activations(self) -> dict[str, Number]:
+        """Integer tensors by the name of what they hold, with the scale and zero point that the kernels were written with."""
+        tensors = [v for step in self.steps for v in (*step.inputs, step.out) if isinstance(v, Tensor) and not v.number.is_float]
+        return {t.name.removesuffix(".integers"): t.number for t in tensors}
 
 
-def lower(model: onnx.ModelProto, target: Any) -> Lowered:
-    """Import, simplify, fuse and schedule a network.
+def lower(model: onnx.ModelProto, target: Any, *, half: bool = False, kernels: bool = True, tiles: Tiles | None = None) -> Lowered:
+    """Lower a network.
 
     Args:
-        model: float32 ONNX with one input of fixed shape.
+        model: ONNX of fixed size, float or Q/DQ, one float32 image in and one out.
         target: ``tvm.target.Target`` of a CPU.
+        half: compute floats in float16 where a kernel covers them.
+        kernels: False leaves everything to TVM's own operators, with schedules by rule.
+        tiles: sizes of register tiles; by default the shipped ones.
 
     """
+    cpu = cpu_of(target)
+    graph = Graph(model)
+    network = read_network(graph, cpu.activation, Number("float16") if half else Number(), kernels=kernels)
+    assembled = assemble(fuse_sums(network), cpu, tiles or Tiles.shipped(cpu), graph.opset)
+    mod, plain = schedule_module(_legalized(assembled.module, target), vectors_of(target))
+    return Lowered(mod, network.steps, tuple(assembled.constants), tuple(assembled.islands), tuple(plain))
+
+
+def _legalized(mod: Any, target: Any) -> Any:
     import tvm
     from tvm import relax
-    from tvm.relax.frontend.onnx import from_onnx
 
     to = relax.transform
     passes = [
+        to.InlinePrivateFunctions(),
         to.DecomposeOpsForInference(),
         to.CanonicalizeBindings(),
         to.LegalizeOps({"relax.image.resize2d": legalize_resize}),
@@ -44,9 +79,7 @@ def lower(model: onnx.ModelProto, target: Any) -> Lowered:
         to.DeadCodeElimination(["main"]),
     ]
     with target:
-        mod = tvm.transform.Sequential(passes)(from_onnx(model, keep_params_in_input=False))
-    mod, plain = schedule_module(mod, vectors_of(target))
-    return Lowered(mod, tuple(plain))
+        return tvm.transform.Sequential(passes)(mod)
 
 
 def vectors_of(target: Any) -> Vectors:

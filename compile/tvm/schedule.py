@@ -25,7 +25,7 @@ PIXEL_VECTORS = 4
 
 
 def schedule_module(mod: Any, vectors: Vectors) -> tuple[Any, list[str]]:
-    """Schedule every TIR function of a Relax module.
+    """Schedule every TIR function of a Relax module that is not scheduled yet.
 
     Args:
         mod: legalized and fused module.
@@ -39,7 +39,7 @@ def schedule_module(mod: Any, vectors: Vectors) -> tuple[Any, list[str]]:
 
     plain = []
     for var, func in list(mod.functions.items()):
-        if not isinstance(func, tirx.PrimFunc):
+        if not isinstance(func, tirx.PrimFunc) or func.attrs.get("tirx.is_scheduled"):
             continue
         scheduled = schedule_function(func, vectors)
         if scheduled is None:

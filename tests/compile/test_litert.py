@@ -80,7 +80,7 @@ def test_floats_are_those_of_the_float_network(case: Case, precision: str, least
 
 
 def test_int8_has_the_scales_zero_points_and_integers_of_the_folder(case: Case):
-    assert BACKEND.differences(case.build("int8").path, case.folder) == []
+    assert BACKEND.differences(case.build("int8"), case.folder) == []
 
 
 def test_int8_restores_as_the_fake_quantized_network_does(case: Case):

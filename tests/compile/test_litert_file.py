@@ -51,7 +51,7 @@ def test_one_changed_activation_scale_is_found(built: Built, model_folder: Path,
     def edit(content: Any) -> None:
         content["activations"][name]["scale"] = nudged(content["activations"][name]["scale"])
 
-    assert BACKEND.differences(built.path, edited(model_folder, tmp_path, edit)) == [f"activation {name}"]
+    assert BACKEND.differences(built, edited(model_folder, tmp_path, edit)) == [f"activation {name}"]
 
 
 def test_one_changed_zero_point_is_found(built: Built, model_folder: Path, tmp_path: Path):
@@ -60,7 +60,7 @@ def test_one_changed_zero_point_is_found(built: Built, model_folder: Path, tmp_p
     def edit(content: Any) -> None:
         content["activations"][name]["non_negative"] = not content["activations"][name]["non_negative"]
 
-    assert BACKEND.differences(built.path, edited(model_folder, tmp_path, edit)) == [f"activation {name}"]
+    assert BACKEND.differences(built, edited(model_folder, tmp_path, edit)) == [f"activation {name}"]
 
 
 def test_one_changed_weight_scale_and_a_tensor_that_is_not_there_are_found(built: Built, model_folder: Path, tmp_path: Path):
@@ -70,7 +70,7 @@ def test_one_changed_weight_scale_and_a_tensor_that_is_not_there_are_found(built
         content["weights"][name]["scale"][-1] = nudged(content["weights"][name]["scale"][-1])
         content["activations"]["gone"] = {"scale": 1.0, "non_negative": True}
 
-    assert BACKEND.differences(built.path, edited(model_folder, tmp_path, edit)) == ["activation gone", f"weight {name}"]
+    assert BACKEND.differences(built, edited(model_folder, tmp_path, edit)) == ["activation gone", f"weight {name}"]
 
 
 @pytest.mark.parametrize("name", ["head.weight", "stem.conv.weight"])
@@ -82,7 +82,7 @@ def test_one_changed_integer_is_found(built: Built, model_folder: Path, tmp_path
     data[at] ^= 1
     other = tmp_path / "other.tflite"
     other.write_bytes(data)
-    assert BACKEND.differences(other, ModelFolder(model_folder)) == [f"integers of weight {name}"]
+    assert BACKEND.differences(Built(other, built.facts), ModelFolder(model_folder)) == [f"integers of weight {name}"]
 
 
 def test_constants_lie_on_16_bytes(built: Built):

@@ -90,10 +90,13 @@ def test_a_library_for_another_machine_is_refused(cross_built: Callable[[], Buil
         open_session(built.path, built.facts)
 
 
-def test_only_fp32_and_only_known_systems(model_folder: Path, jetson: Target, tmp_path: Path):
-    request = BuildRequest(model_folder, "int8", *SIZE, jetson, tmp_path)
-    with pytest.raises(StageFailed, match="has no int8"):
+def test_only_known_precisions_and_systems(model_folder: Path, jetson: Target, tmp_path: Path):
+    request = BuildRequest(model_folder, "bf16", *SIZE, jetson, tmp_path)
+    with pytest.raises(StageFailed, match="has no bf16\nhint: it has: int8, fp32, fp16"):
         BACKEND.build(request)
+    old = jetson.model_copy(update={"cpu": jetson.cpu.model_copy(update={"mcpu": "cortex-a72"})})
+    with pytest.raises(StageFailed, match="has no fp16 for cortex-a72"):
+        BACKEND.build(replace(request, precision="fp16", target=old))
     windows = jetson.model_copy(update={"cpu": jetson.cpu.model_copy(update={"triple": "aarch64-pc-windows"})})
     with pytest.raises(StageFailed, match="cannot link for 'windows'"):
         BACKEND.build(replace(request, precision="fp32", target=windows))
