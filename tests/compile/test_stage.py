@@ -93,8 +93,8 @@ def test_a_missing_toolchain_is_a_reason_with_the_install_line(model_folder: Pat
     assert attempt.built is None
     assert attempt.reason.startswith("not built: cannot be imported")
     assert 'pip install -e ".[all]"' in attempt.reason
-    failed = build(Plan("tvm", "int8"), model_folder, jetson, tmp_path, 96)
-    assert failed.reason == "not built: compile.tvm: has no int8"
+    failed = build(Plan("tvm", "bf16"), model_folder, jetson, tmp_path, 96)
+    assert failed.reason == "not built: compile.tvm: has no bf16"
 
 
 def test_tiles_must_fit_the_network(model_folder: Path, jetson: Target, tmp_path: Path):
