@@ -64,6 +64,9 @@ class TrainConfig(BaseModel):
     ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the moving average of the weights that is kept; 0 keeps the weights")
     amp: Precision = Field(default="auto", description="auto: bf16-mixed on a GPU that has it, else 32-true; 16-mixed: GPUs only")
     channels_last: bool = Field(default=True, description="NHWC memory layout: faster for convolutions on CPUs and GPUs")
+    compile: bool = Field(
+        default=False, description="torch.compile the step: faster after a minute or two of compiling, which a short training does not earn"
+    )
     deterministic: bool = Field(default=True, description="ask torch for deterministic algorithms; false is faster on GPUs")
     devices: PositiveInt | Literal["auto"] = Field(default="auto", description="processes of this machine; auto: all GPUs, or one on a CPU")
     workers: NonNegativeInt | Literal["auto"] = Field(default="auto", description="data processes; 0 crops in one background thread")

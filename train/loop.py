@@ -30,7 +30,7 @@ from train.launch import launch
 from train.logs import TrainingLog, running_means
 from train.phases import phases
 from train.schedule import learning_rate
-from train.step import LossFn, StepModule, lay_out, make_optimizer, set_lr
+from train.step import LossFn, StepModule, compiled, lay_out, make_optimizer, set_lr
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -110,7 +110,8 @@ class _Training:
         self.clipped = clipped_alone(self.step_module, self.config, job.label)
         fused = scaler_of(fabric) is None  # scaled gradients are clipped before the optimizer's step, which then must not unscale them
         self.optimizer = make_optimizer(self.step_module, self.config, job.lr_scale, fused)
-        self.wrapped, self.fabric_optimizer = fabric.setup(self.step_module, self.optimizer)
+        stepped = compiled(self.step_module, fabric.device, job.label) if self.config.compile else self.step_module
+        self.wrapped, self.fabric_optimizer = fabric.setup(stepped, self.optimizer)
         self.critic = CriticTraining(job.adversary, fabric, self.layout) if job.adversary is not None else None
         self.ema = Ema(self.step_module, self.config.ema) if self.config.ema else None
         self.done, self.seconds, self.waited, self.means = 0, 0.0, 0.0, dict[str, float]()

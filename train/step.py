@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import ToolchainMissing
 from train.config import TrainConfig
 
 LossFn = Callable[..., tuple[Tensor, Mapping[str, Tensor]]]
@@ -70,3 +75,15 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def lay_out(module: nn.Module, layout: torch.memory_format) -> None:
     """Put the module's 4-dimensional weights into the memory layout ``layout``, in place."""
     module.to(memory_format=layout)  # type: ignore[call-overload]  # torch's annotation leaves it out
+
+
+def compiled(module: nn.Module, device: torch.device, label: str) -> nn.Module:
+    """``module`` behind ``torch.compile``, sharing its parameters; every size of the crops is compiled when it is first met.
+
+    Raises:
+        ToolchainMissing: the CPU's code needs a C++ compiler, and there is none.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise ToolchainMissing(f"{label}: train.compile", f"needs a C++ compiler; '{compiler}' is not here", "apt-get install g++")
+    return cast("nn.Module", torch.compile(module, dynamic=False))

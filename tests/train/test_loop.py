@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import StageFailed
+from pipeline.errors import StageFailed, ToolchainMissing
 from tests.train.toys import Stop, StopAt, ToyCrops, Words, mse_loss, toy_config, toy_network, train_toy, weights_of
 from train import state
 from train.loop import fit
@@ -269,3 +269,24 @@ def test_lr_scale_slows_what_it_names(tmp_path):
     frozen, _ = train_toy(tmp_path, lr_scale={"network.first.*": 0.0})
     assert torch.equal(start.first.weight, frozen.first.weight)
     assert not torch.equal(start.last.weight, frozen.last.weight)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_trains_the_same_and_resumes_exactly(tmp_path):
+    plain, _ = train_toy(tmp_path / "plain", toy_config(), toy_network())
+    config = toy_config(compile=True, checkpoint_steps=3)
+    whole, _ = train_toy(tmp_path / "whole", config, toy_network())
+    torch.testing.assert_close(weights_of(plain), weights_of(whole), rtol=1e-4, atol=1e-5)
+    with pytest.raises(Stop):
+        train_toy(tmp_path / "cut", config, toy_network(), dataset=StopAt(32))
+    words = Words()
+    resumed, _ = train_toy(tmp_path / "cut", config, toy_network(), progress=words)
+    assert "resumed" in words.lines[0]
+    assert same(whole, resumed)
+
+
+def test_compiling_needs_a_compiler_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ToolchainMissing) as caught:
+        train_toy(tmp_path, toy_config(compile=True))
+    assert (caught.value.where, caught.value.hint) == ("toy: train.compile", "apt-get install g++")
