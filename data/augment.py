@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from data.bounds import ordered
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-
-
-def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] > pair[1]:
-        raise ValueError(f"the lower bound {pair[0]:g} is above the upper bound {pair[1]:g}")
-    return pair
 
 
 _Factor = Annotated[float, Field(ge=0.125, le=8, allow_inf_nan=False)]
@@ -47,10 +43,10 @@ class Augment(BaseModel):
     rot90: bool = Field(default=True, description="turn by 0, 90, 180 or 270 degrees")
     jitter: Jitter = Field(default=Jitter(), description="brightness, contrast and saturation, of both images alike")
     channel_shuffle: bool = Field(default=False, description="red, green and blue in random order, in both images alike")
-    scale: Annotated[tuple[_Factor, _Factor], AfterValidator(_ordered)] | None = Field(
+    scale: Annotated[tuple[_Factor, _Factor], AfterValidator(ordered)] | None = Field(
         default=None, description="resize both images by a factor between these two before cutting; 0.5 also halves the blur"
     )
-    noise: Annotated[tuple[_Sigma, _Sigma], AfterValidator(_ordered)] | None = Field(
+    noise: Annotated[tuple[_Sigma, _Sigma], AfterValidator(ordered)] | None = Field(
         default=None, description="Gaussian noise on the blurred crop alone: [least, most] standard deviation, full scale = 1"
     )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from data.bounds import ordered
 from data.camera import Gamma, add_noise, to_linear, to_pixels, warp
 from data.foreground import Foreground, draw_foreground, paste
 from data.images import check_rgb, one_thread
@@ -30,12 +31,6 @@ SYNTHESIS_VERSION = 1
 _CENTRE_SPREAD = 256.0  # pixels: how far the rotation's centre lies from the middle of the picture, at most, in x and in y
 
 
-def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] > pair[1]:
-        raise ValueError(f"the lower bound {pair[0]:g} is above the upper bound {pair[1]:g}")
-    return pair
-
-
 def _odd(count: int) -> int:
     if count % 2 == 0:
         raise ValueError(f"{count} is even: the sharp image is the middle sub-frame, so the number must be odd")
@@ -43,7 +38,7 @@ def _odd(count: int) -> int:
 
 
 _Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Range = Annotated[tuple[_Amount, _Amount], AfterValidator(_ordered)]
+_Range = Annotated[tuple[_Amount, _Amount], AfterValidator(ordered)]
 
 
 class BlurSettings(BaseModel):

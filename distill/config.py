@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from models.arch import load_arch
+from models.arch import code_of, load_arch
 from pipeline.errors import UsageError, did_you_mean
 
 
@@ -39,8 +39,7 @@ class NetworkConfig(BaseModel):
 
 def own_code(config: NetworkConfig) -> tuple[str, ...]:
     """The module of a network of the user's own, whose code enters the stage's key; decided from the name, without loading torch."""
-    module, _, name = config.arch.partition(":")
-    return (module,) if name else ()
+    return code_of(config.arch)
 
 
 def _check(stage: type[BaseModel], arch: Any, config: dict[str, Any], nested: set[str]) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from distill.network import Made
 from eval.cost import cost_measurements
-from eval.quality import evaluate, torch_restorer
+from eval.quality import evaluate, placed_restorer
 from models import checkpoint
 from models.arch import size_multiple
 from pipeline.contract import Kind, Measurement, Output, PairSource, StageContext, StageResult
@@ -32,8 +31,5 @@ def hand_on(ctx: StageContext, made: Made) -> StageResult:
 
 
 def _quality(network: nn.Module, source: PairSource, samples: Path) -> list[Measurement]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return evaluate(torch_restorer(network.to(device)), source, samples).measurements()
-    finally:
-        network.to("cpu")
+    with placed_restorer(network) as restore:
+        return evaluate(restore, source, samples).measurements()

@@ -7,7 +7,8 @@ behind NAFNet's and HINet's published tables (an 11x11x11 Gaussian that also run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,6 +181,17 @@ def torch_restorer(module: torch.nn.Module) -> Restorer:
         return to_image(out.float().cpu().numpy())
 
     return run
+
+
+@contextmanager
+def placed_restorer(network: torch.nn.Module) -> Iterator[Restorer]:
+    """A restorer over ``network``, on the GPU where there is one; the network is on the CPU again afterwards."""
+    import torch
+
+    try:
+        yield torch_restorer(network.to("cuda" if torch.cuda.is_available() else "cpu"))
+    finally:
+        network.to("cpu")
 
 
 def session_restorer(session: Session, multiple: int) -> Restorer:

@@ -120,3 +120,9 @@ def _usage_error(name: str, model: type[BaseModel], error: ValidationError) -> U
     if first["type"] == "extra_forbidden":
         return UsageError(where, "unknown key", did_you_mean(str(first["loc"][-1]), model.model_fields))
     return UsageError(where, f"{first['msg']} (got {first['input']!r:.80})", f"keys: {', '.join(model.model_fields)}")
+
+
+def code_of(arch: str) -> tuple[str, ...]:
+    """The modules that an architecture's name brings with it, for the key of a cached result: none for those in ``models/``."""
+    module_name, _, name = arch.partition(":")
+    return (module_name,) if name else ()

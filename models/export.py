@@ -12,6 +12,7 @@ from models.arch import size_multiple
 from pipeline.errors import StageFailed, UsageError
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
 INPUT, OUTPUT = "lq", "restored"
@@ -32,19 +33,30 @@ def export_onnx(module: nn.Module, path: Path, opset: int = OPSET, height: int |
         UsageError: a size that the network does not take.
         StageFailed: the written file has another opset, or is not valid ONNX.
     """
+    size = _checked_size(size_multiple(module), height, width)
+    _write_slim(traced(copy.deepcopy(module).eval(), opset, size), path, size or ("height", "width"), opset)
+
+
+def traced(module: nn.Module, opset: int, size: tuple[int, int] | None = None, domain: str = "") -> onnx.ModelProto:
+    """``module``, in eval mode, as torch traces it: nothing simplified yet.
+
+    Args:
+        module: the network.
+        opset: ONNX operator set.
+        size: (height, width) in pixels of a fixed size; None leaves both free.
+        domain: of the module's own operators, version 1; "": there are none.
+    """
     import onnx
     import torch
 
-    multiple = size_multiple(module)
-    size = _checked_size(multiple, height, width)
+    multiple, free = size_multiple(module), {2: "height", 3: "width"}
     sample = torch.zeros(1, 3, *(size or (4 * multiple, 6 * multiple)), device=_device(module))
-    free = {2: "height", 3: "width"}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
         # The legacy exporter is deprecated, but it alone writes opset 17 as asked for; tracing warns of every size check in Python.
         warnings.simplefilter("ignore")
         raw = Path(folder) / "raw.onnx"
         torch.onnx.export(
-            copy.deepcopy(module).eval(),
+            module,
             (sample,),
             str(raw),
             dynamo=False,
@@ -52,8 +64,9 @@ def export_onnx(module: nn.Module, path: Path, opset: int = OPSET, height: int |
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_axes=None if size else {INPUT: free, OUTPUT: free},
+            custom_opsets={domain: 1} if domain else None,
         )
-        _write_slim(onnx.load(str(raw)), path, size or ("height", "width"), opset)
+        return onnx.load(str(raw))
 
 
 def fix_size(path: Path, out: Path, height: int, width: int) -> None:

@@ -146,12 +146,6 @@ def imported_arch(path: str) -> ArchSpec:
     )
 
 
-def code_of(arch: str) -> tuple[str, ...]:
-    """The modules that an architecture's name brings with it, for the key of a cached result: none for those in ``models/``."""
-    module_name, _, name = arch.partition(":")
-    return (module_name,) if name else ()
-
-
 def _find_class(path: str) -> type[nn.Module]:
     module_name, _, name = path.partition(":")
     if not name:

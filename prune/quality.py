@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eval.quality import QualityResult, Restorer, evaluate, torch_restorer
+from eval.quality import QualityResult, evaluate, placed_restorer
 from pipeline.contract import Measurement, PairSource
-
-
-@contextmanager
-def placed_restorer(network: nn.Module) -> Iterator[Restorer]:
-    """A restorer over ``network``, which is on the CPU again afterwards."""
-    try:
-        yield torch_restorer(network.to("cuda" if torch.cuda.is_available() else "cpu"))
-    finally:
-        network.to("cpu")
 
 
 def quality_of(network: nn.Module, source: PairSource) -> QualityResult:

@@ -7,13 +7,10 @@ numbers; only values above 127 steps behind a ReLU, which s8 clips, pass in u8.
 
 from __future__ import annotations
 
-import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.arch import size_multiple
-from models.export import INPUT, OUTPUT, opset_of
+from models.export import opset_of, traced
 from pipeline.errors import StageFailed
 from quantize.artifact import Flavour
 from quantize.flavours import write_flavour
@@ -43,29 +40,9 @@ def emit(network: nn.Module, parameters: Parameters, folder: Path, opset: int) -
 
 def export_marked(network: nn.Module, opset: int) -> onnx.ModelProto:
     """The prepared network as ONNX whose int8 tensors are marker nodes (``quantize.fake``)."""
-    import onnx
-    import torch
-
     from quantize.fake import MARKER_DOMAIN
 
-    multiple = size_multiple(network)
-    sample = torch.zeros(1, 3, 4 * multiple, 6 * multiple)
-    free = {2: "height", 3: "width"}
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter calls itself legacy; the newer one cannot write opset 17
-        raw = Path(folder) / "marked.onnx"
-        torch.onnx.export(
-            network.eval(),
-            (sample,),
-            str(raw),
-            dynamo=False,
-            opset_version=opset,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes={INPUT: free, OUTPUT: free},
-            custom_opsets={MARKER_DOMAIN: 1},
-        )
-        return onnx.load(str(raw))
+    return traced(network.eval(), opset, domain=MARKER_DOMAIN)
 
 
 def flavoured(marked: onnx.ModelProto, parameters: Parameters, flavour: Flavour) -> onnx.ModelProto:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import nn
 
-from eval.quality import Restorer, psnr, torch_restorer
+from eval.quality import placed_restorer, psnr
 from pipeline.contract import Better, Evidence, Measurement, Pair
 
 
@@ -67,15 +65,6 @@ def psnr_per_image(network: nn.Module, pairs: Sequence[Pair]) -> tuple[float, ..
     """PSNR of every restored image in dB."""
     with placed_restorer(network) as restore:
         return tuple(psnr(restore(pair.lq), pair.gt) for pair in pairs)
-
-
-@contextmanager
-def placed_restorer(network: nn.Module) -> Iterator[Restorer]:
-    """A restorer over ``network``, on the GPU where there is one; the network is on the CPU again afterwards."""
-    try:
-        yield torch_restorer(network.to("cuda" if torch.cuda.is_available() else "cpu"))
-    finally:
-        network.to("cpu")
 
 
 def split_measurements(candidate: Judged, test: Sequence[Pair], reference: Judged) -> tuple[Measurement, ...]:

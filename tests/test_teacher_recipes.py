@@ -20,12 +20,15 @@ from pipeline.contract import StageContext  # noqa: E402
 from pipeline.errors import UsageError  # noqa: E402
 from pipeline.plan import make_plan  # noqa: E402
 from pipeline.target import TargetView, load_target  # noqa: E402
+from tests.threads import one_thread  # noqa: E402
 from tests.train.toys import Words  # noqa: E402
 from tests.train.vgg import write_vgg  # noqa: E402
 from train.determinism import seeded  # noqa: E402
 from train.recover import training_crops  # noqa: E402
 from train.schedule import learning_rate  # noqa: E402
 from train.terms import TermsLoss  # noqa: E402
+
+__all__ = ["one_thread"]
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("teach-*.yaml"))
 EVERY_RECIPE = pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -34,14 +37,6 @@ SAMPLES = (
     "data.test={source: samples, split: test, count: 1, size: 64}",
 )
 SETTING = "stages.teach.with"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from models import checkpoint
-from models.arch import build, load_arch, parse_config
+from models.arch import build, code_of, load_arch, parse_config
 from models.export import export_onnx
-from models.imported import ImportedNetwork, code_of
+from models.imported import ImportedNetwork
 from models.restore import restore
 from pipeline.errors import UsageError
 from tests.models.helpers import image, lively

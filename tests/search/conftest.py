@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from pipeline.config import load_pipeline
 from pipeline.plan import make_plan
@@ -12,15 +11,9 @@ from search.problem import Problem, make_problem
 from search.space import SearchSpace
 from search.study import open_study
 from tests.search.small import PICKED, SPACE, pipeline_text
+from tests.threads import one_thread
 
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Tiny networks gain nothing from threads, and lose much where other work shares the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+__all__ = ["one_thread"]
 
 
 @pytest.fixture
