@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from pipeline import verbs
 from pipeline.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, PipelineError, UsageError
+from pipeline.processes import place
 
 
 def build_app() -> typer.Typer:
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # training three times slower. OpenMP reads this when it is loaded, that is, before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        _refuse_torchrun(sys.argv[1:] if arguments is None else arguments)
         command = typer.main.get_command(build_app())
         code = command.main(args=list(arguments) if arguments is not None else None, prog_name="python -m pipeline", standalone_mode=False)
         return _interrupted() if code == EXIT_INTERRUPTED else int(code or EXIT_OK)  # typer turns Ctrl-C into this code
@@ -59,8 +61,15 @@ def _interrupted() -> int:
     return EXIT_INTERRUPTED
 
 
+def _refuse_torchrun(arguments: Sequence[str]) -> None:
+    verb = next((a for a in arguments if not a.startswith("-")), "run")
+    if place()[1] > 1 and verb != "run":
+        raise UsageError("torchrun", f"'{verb}' works in one process", f"python -m pipeline {verb} …; only 'run' shares its trainings")
+
+
 def _say(error: PipelineError) -> int:
-    print(error, file=sys.stderr)
+    if place()[0] == 0:  # all of torchrun's processes fail alike
+        print(error, file=sys.stderr)
     return error.exit_code
 
 

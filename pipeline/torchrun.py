@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from pipeline.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, PipelineError, StageFailed
+from pipeline.processes import place
 from pipeline.ranks import Follower, Leader, Solo
 
 MEETING = timedelta(minutes=5)
@@ -23,8 +24,8 @@ def crew() -> Iterator[Solo | Leader | Follower]:
     Raises:
         StageFailed: the other processes did not come.
     """
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if "TORCHELASTIC_RUN_ID" not in os.environ or world == 1:
+    rank, world = place()
+    if world == 1:
         yield Solo()
     elif rank == 0:
         with _leading(Leader(_store(), world)) as leader:

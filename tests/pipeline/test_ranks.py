@@ -96,3 +96,13 @@ def test_the_first_failure_is_kept(store):
     for rank in (2, 1):
         Follower(store, rank).fail(StageFailed(f"process {rank}", "broke", "mend it"))
     assert json.loads(store.get("failed"))["where"] == "process 2"
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 2), ("1", 0)])
+def test_of_several_processes_the_first_alone_says_what_is_wrong(monkeypatch, cli, rank: str, lines: int):
+    for name, value in {**TORCHRUN, "RANK": rank, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = cli("run", "--no-such-option")
+    assert (code, len(err.splitlines())) == (2, lines)
+    code, _, err = cli("targets")
+    assert (code, len(err.splitlines())) == (2, lines) and ("'targets' works in one process" in err) == (lines > 0)
