@@ -59,7 +59,9 @@ def main() -> None:
     for name, result in times.items():
         rows = _rows(report, "benchmark" if name == "compile" else name)
         size = artifact.bytes / 1e6 if name == "compile" else rows.get("size", float("nan"))
-        figures = f"{rows.get('psnr', float('nan')):8.2f}{rows.get('params', float('nan')):12.0f}{rows.get('macs', float('nan')):8.2f}{size:8.2f}"
+        figures = (
+            f"{rows.get('psnr', float('nan')):8.2f}{rows.get('params', float('nan')):12.0f}{rows.get('macs', float('nan')):8.2f}{size:8.2f}"
+        )
         print(f"{name:<12}{figures}{result.p50:8.2f}ms{result.cv:6.2f}{speedup(times[teacher], result):8.1f}x")
     print(f"artifact: {artifact.name}; {options.side}x{options.side} pixels, one thread; PSNR on {_samples(report)} test images")
 

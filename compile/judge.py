@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from compile.candidates import Attempt, frame_of
+from compile.candidates import Attempt, Plan, frame_of
+from compile.child import Runtimes
+from compile.limits import Limits
 from compile.onnxruntime.backend import OnnxSession, onnxruntime_facts
-from compile.parity import Parity, float_parity, integer_parity, output_psnr, parity_measurement, scale_differences, unproven
-from compile.source import source_file
+from compile.parity import (
+    Parity,
+    float_parity,
+    integer_parity,
+    output_psnr,
+    parity_measurement,
+    qdq_differences,
+    unproven,
+    with_task_parity,
+)
+from compile.pictures import restorer_of, tile_of
+from compile.remote import Clock, RemoteSession, differences, in_turn
+from compile.source import Source, source_file
 from eval.bundle import artifact_layers
 from eval.cost import size_measurement
-from eval.latency import compare, latency_measurements
-from eval.quality import Image, QualityResult, Restorer, evaluate, session_restorer, to_batch
-from eval.session import Session, load_backend, open_session
-from eval.tiling import mirrored, restore_tiled, tile_plan
-from pipeline.contract import Better, Evidence, Measurement, Pair, PairSource, Verdict
+from eval.latency import LatencyResult, latency_measurements
+from eval.quality import QualityResult, evaluate, session_restorer, to_batch
+from eval.receptive import receptive_field
+from eval.seams import seam_measurements
+from eval.session import Session
+from eval.tiling import overlap_for
+from pipeline.contract import Better, Evidence, Measurement, PairSource, Verdict
+from pipeline.errors import StageFailed, ToolchainMissing
+from pipeline.machine import cores
+from pipeline.store import hash_file
 from quantize.artifact import ModelFolder
 from targets.estimator import estimate
 
 if TYPE_CHECKING:
-    from pipeline.target import Target
-
-Batch = NDArray[np.float32]
+    from pipeline.target import Rates, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,66 +55,68 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A candidate with everything that is known of it. ``time_ms`` decides: estimated for a board, measured for this host."""
+    """A candidate with everything that is known of it. ``time_ms`` decides: estimated for a board, measured for this host.
+
+    ``mb`` is the artifact's size in 10**6 bytes.
+    """
 
     attempt: Attempt
     parity: Parity
     quality: QualityResult
     time_ms: float
+    mb: float
     measurements: tuple[Measurement, ...]
 
 
-class First:
-    """The first pairs of a source (all of them with 0)."""
-
-    def __init__(self, source: PairSource, count: int) -> None:
-        self._source, self._count = source, min(count or len(source), len(source))
-
-    def __len__(self) -> int:
-        """Number of pairs."""
-        return self._count
-
-    def __getitem__(self, index: int) -> Pair:
-        """Pair at ``index``."""
-        return self._source[index]
-
-    def digest(self) -> str:
-        """Of the whole source."""
-        return self._source.digest()
-
-    def scenes(self) -> Mapping[str, str]:
-        """Of the whole source."""
-        return self._source.scenes()
-
-
 class Judge:
-    """Judges candidates of one network against each other.
+    """Judges candidates of one network against each other. Every runtime works in a process of its own.
 
     Args:
         folder: the network.
         source: images for parity and quality.
         target: the device.
         tile: side of the tiles for parity and latency, in pixels.
-        threads: CPU threads.
         seconds: least measuring time of each artifact.
+        runtimes: the processes.
 
     """
 
-    def __init__(self, folder: ModelFolder, source: PairSource, target: Target, tile: int, threads: int, seconds: float) -> None:
-        self.folder, self.source, self.target = folder, source, target
-        self.tile, self.threads, self.seconds = tile, threads, seconds
-        self._quality: dict[Path | str, QualityResult] = {}
+    def __init__(self, folder: ModelFolder, source: PairSource, target: Target, tile: int, seconds: float, runtimes: Runtimes) -> None:
+        self.folder, self.source, self.target, self.runtimes = folder, source, target, runtimes
+        self.tile, self.seconds = tile, seconds
+        self._quality: dict[tuple[str, ...], QualityResult] = {}
+        self.receptive = receptive_field(folder.float, folder.size_multiple)
         self.batches = [to_batch(tile_of(source[i].lq, tile, tile)) for i in range(min(4, len(source)))]
 
     def judge(self, attempts: Sequence[Attempt]) -> list[Judged]:
-        """Judge the attempts that were built; latency is measured interleaved over all that run here."""
+        """Judge the attempts that were built; latency is measured in turn over all that run here. One that fails to run is a verdict."""
         built = [a for a in attempts if a.built is not None]
-        measured = self._latencies(built)
-        return [self._judge_one(a, measured.get(a.plan.name, [])) for a in built]
+        times, failed = self.times(built)
+        return [self.judge_one(a, times.get(a.plan.name), failed.get(a.plan.name, "")) for a in built]
+
+    def times(self, built: Sequence[Attempt], clock: Clock = "wall") -> tuple[dict[str, LatencyResult], dict[str, str]]:
+        """Times in turn of what runs here, with threads that this machine has or is the target for; and why the others did not run."""
+        sessions, failed = {}, {}
+        for attempt in built:
+            if _built(attempt).facts["runs_here"] and self._threads(attempt) == attempt.plan.threads:
+                try:
+                    sessions[attempt.plan.name] = self.session(self.opening(attempt), attempt.plan.threads)
+                except (StageFailed, ToolchainMissing) as e:
+                    failed[attempt.plan.name] = e.what
+        times, died = in_turn(sessions, self.batches[0], min_seconds=self.seconds, clock=clock)
+        return times, failed | died
+
+    def session(self, opening: Opening, threads: int = 1) -> RemoteSession:
+        """An opening's session, in the process of its runtime."""
+        return RemoteSession(self.runtimes, opening.path, opening.facts, threads)
 
     def float_quality(self) -> QualityResult:
         """Quality of the float network."""
-        return self._quality_of(Opening(self.folder.float, onnxruntime_facts("fp32"), stands_in=False))
+        return self.quality(self.float_opening())
+
+    def float_opening(self) -> Opening:
+        """The float network, in ONNX Runtime."""
+        return Opening(self.folder.float, onnxruntime_facts("fp32"), stands_in=False)
 
     def opening(self, attempt: Attempt) -> Opening:
         """What stands for a built candidate on this machine."""
@@ -113,127 +129,140 @@ class Judge:
         """The candidate's network as ONNX of free size."""
         return source_file(self.folder, _built(attempt).facts["source"])
 
-    def _judge_one(self, attempt: Attempt, measured: list[Measurement]) -> Judged:
-        opening = self.opening(attempt)
-        parity = self._parity(attempt, opening)
-        quality = self._quality_of(opening)
+    def quality(self, opening: Opening) -> QualityResult:
+        """Quality on the source's images; the same file in the same runtime is asked once."""
+        key = (str(opening.facts["backend"]), str(opening.facts["precision"]), hash_file(opening.path))
+        if key not in self._quality:
+            self._quality[key] = evaluate(restorer_of(self.session(opening), self.folder.size_multiple, self.receptive), self.source)
+        return self._quality[key]
+
+    def halo(self, attempt: Attempt) -> int:
+        """Pixels by which tiles of a candidate overlap on each side; one of free size takes tiles of the target's frame."""
+        built = _built(attempt)
+        fixed = min(int(built.facts["height"]), int(built.facts["width"]))
+        return overlap_for(self.receptive, fixed or min(frame_of(self.target, self.folder.size_multiple))).halo
+
+    def seams(self) -> list[Measurement]:
+        """What tiles do to images, with the float network: those larger than a tile, or all of them where none is."""
+        images = [self.source[i].lq for i in range(len(self.source))]
+        larger = [image for image in images if max(image.shape[:2]) > self.tile]
+        run = self.session(self.float_opening()).run
+        return seam_measurements(larger or images, run, self.receptive, (self.tile, self.tile), self.folder.size_multiple)
+
+    def judge_one(self, attempt: Attempt, times: LatencyResult | None, failure: str = "") -> Judged:
+        """Judge one attempt by its times, or by the reason why it did not run."""
+        opening, size = self.opening(attempt), size_measurement(_built(attempt).path)
+        try:
+            if failure:
+                raise StageFailed(attempt.plan.name, failure, "")
+            parity, quality = self._parity(attempt, opening), self.quality(opening)
+        except (StageFailed, ToolchainMissing) as e:
+            return Judged(
+                attempt, Parity(Verdict.FAILED, f"does not run: {e.what}"), _nothing(len(self.source)), math.nan, size.value, (size,)
+            )
         conditions = {"split": "calibrate", "backend": attempt.plan.use, "precision": attempt.plan.precision, **_stand_in(opening)}
-        rows = [*parity.measurements, *quality.measurements(Evidence.HOST, **conditions), size_measurement(_built(attempt).path), *measured]
+        rows = [*parity.measurements, *quality.measurements(Evidence.HOST, **conditions), size, *self._latency(attempt, times)]
         if self.target.is_host or attempt.plan.for_host:
-            time_ms = next((m.value for m in measured if m.name == "latency_p50"), float("nan"))
+            time_ms = times.p50 if times is not None else math.nan
         else:
             estimated = self._estimate(attempt)
             rows.append(estimated)
             time_ms = estimated.value
-        return Judged(attempt, parity, quality, time_ms, tuple(rows))
+        return Judged(attempt, parity, quality, time_ms, size.value, tuple(rows))
+
+    def _latency(self, attempt: Attempt, times: LatencyResult | None) -> list[Measurement]:
+        if times is None:
+            return []
+        size = {"height": self.tile, "width": self.tile, "threads": attempt.plan.threads}
+        return latency_measurements(times, **size, backend=attempt.plan.name)
 
     def _parity(self, attempt: Attempt, opening: Opening) -> Parity:
-        built, stand_in = _built(attempt), _stand_in(opening)
-        if built.facts["source"] == "float":
-            if opening.stands_in:
-                return unproven(f"{attempt.plan.precision} for {self._device(attempt)} does not run here; bench.py proves it on the device")
-            with open_session(opening.path, opening.facts, self.threads) as artifact, self._plain(self.folder.float) as reference:
-                return float_parity(artifact, reference, self.batches, threads=self.threads)
-        plain = self.folder.qdq("s8")
-        with open_session(opening.path, opening.facts, self.threads) as artifact, self._plain(plain) as reference:
+        facts, threads = _built(attempt).facts, self._threads(attempt)
+        if facts["source"] == "float" and opening.stands_in:
+            return unproven(f"{attempt.plan.precision} for {self._device(attempt)} does not run here; bench.py proves it on the device")
+        artifact = self.session(opening, threads)
+        if facts["source"] != "float":
+            return self._integer_parity(attempt, opening, artifact)
+        with self._plain(self.folder.float) as reference:
+            parity = float_parity(artifact, reference, self.batches, facts["precision"], threads=threads)
+        if facts["precision"] != "bf16":
+            return parity
+        return with_task_parity(parity, self.quality(opening), self.float_quality(), "float network")
+
+    def _integer_parity(self, attempt: Attempt, opening: Opening, artifact: Session) -> Parity:
+        """Against the Q/DQ file that it was made from."""
+        source = _built(attempt).facts["source"]
+        with self._plain(self.folder.qdq(source)) as reference:
             outputs = [output_psnr(artifact.run(x), reference.run(x)) for x in self.batches]
-        differences = _differences(attempt, self.folder)
-        return integer_parity(self._quality_of(opening), self._fake_quantized(plain), differences, parity_measurement(outputs, **stand_in))
+        row = parity_measurement(outputs, flavour=source, **_stand_in(opening))
+        return integer_parity(self.quality(opening), self._fake_quantized(source), self._differences(attempt), row)
 
-    def _quality_of(self, opening: Opening) -> QualityResult:
-        if opening.path not in self._quality:
-            with open_session(opening.path, opening.facts, self.threads) as session:
-                self._quality[opening.path] = evaluate(restorer_of(session, self.folder.size_multiple), self.source)
-        return self._quality[opening.path]
-
-    def _fake_quantized(self, path: Path) -> QualityResult:
-        if "plain" not in self._quality:
-            with self._plain(path) as session:
-                self._quality["plain"] = evaluate(session_restorer(session, self.folder.size_multiple), self.source)
-        return self._quality["plain"]
+    def _fake_quantized(self, source: Source) -> QualityResult:
+        if ("plain", source) not in self._quality:
+            with self._plain(source_file(self.folder, source)) as session:
+                self._quality["plain", source] = evaluate(session_restorer(session, self.folder.size_multiple), self.source)
+        return self._quality["plain", source]
 
     def _plain(self, path: Path) -> Session:
-        return OnnxSession(path, self.threads, optimise=False)
+        return OnnxSession(path, optimise=False)
 
-    def _latencies(self, built: Sequence[Attempt]) -> dict[str, list[Measurement]]:
-        here = {a.plan.name: self.opening(a) for a in built if _built(a).facts["runs_here"]}
-        if not here:
-            return {}
-        sessions = {name: open_session(o.path, o.facts, self.threads) for name, o in here.items()}
-        try:
-            results = compare({name: _call(s, self.batches[0]) for name, s in sessions.items()}, min_seconds=self.seconds)
-        finally:
-            for session in sessions.values():
-                session.close()
-        size = {"height": self.tile, "width": self.tile, "threads": self.threads}
-        return {name: latency_measurements(r, **size, backend=name) for name, r in results.items()}
+    def _differences(self, attempt: Attempt) -> list[str]:
+        """Parameters that an int8 artifact has otherwise than the network: read by its backend, or from its Q/DQ nodes."""
+        built = _built(attempt)
+        found = self.runtimes.call(str(built.facts["backend"]), differences, attempt.plan.use, built, self.folder.path)
+        return qdq_differences(built.path, self.folder) if found is None else list(found)
+
+    def _threads(self, attempt: Attempt) -> int:
+        """Threads for this machine: the candidate's where it is the target, no more than its cores where it stands in for a board."""
+        return attempt.plan.threads if self.target.is_host else min(attempt.plan.threads, cores())
 
     def _estimate(self, attempt: Attempt) -> Measurement:
         height, width = frame_of(self.target, self.folder.size_multiple)
         layers = artifact_layers(self.reference(attempt), height, width, _built(attempt).facts["float_precision"])
-        found = estimate(layers, self.target.rates[attempt.plan.runs_on])
+        found = estimate(layers, self._rates(attempt.plan), backend=attempt.plan.use)
         conditions = {
             "frame": f"{self.target.frame.width}x{self.target.frame.height}",
             "target": self.target.name,
             "runs_on": attempt.plan.runs_on,
-            "model": "roofline",
+            **({"threads": attempt.plan.threads} if attempt.plan.runs_on == "cpu" else {}),
+            "model": found.model,
             "bounds_ms": {k: round(v, 3) for k, v in sorted(found.by_bound().items())},
         }
         return Measurement("latency_p50", found.ms, "ms", Better.LOWER, 1, Evidence.ESTIMATED, conditions)
+
+    def _rates(self, plan: Plan) -> Rates:
+        """The processor's rates; of a CPU, those of the threads' share of its cores. The memory is one core's as much as all cores'."""
+        rates = self.target.rates[plan.runs_on]
+        share = min(1.0, plan.threads / self.target.cpu.cores) if plan.runs_on == "cpu" else 1.0
+        return rates.model_copy(update={"macs": {k: v * share for k, v in rates.macs.items()}})
 
     def _device(self, attempt: Attempt) -> str:
         return self.target.gpu.name if attempt.plan.runs_on == "gpu" and self.target.gpu else self.target.cpu.mcpu
 
 
-def choose(judged: Sequence[Judged], floor_psnr: float) -> Judged | None:
+def choose(judged: Sequence[Judged], limits: Limits) -> Judged | None:
     """Pick the fastest candidate for the target that passes; where none is proven, the fastest that is unproven.
 
     Args:
-        judged: candidates, those for this host alone are passed over.
-        floor_psnr: least mean PSNR in dB.
+        judged: candidates for the target.
+        limits: what they may lose, and how large they may be.
 
     """
     for verdict in (Verdict.PASSED, Verdict.UNPROVEN):
-        good = [j for j in judged if j.parity.verdict is verdict and j.quality.mean_psnr >= floor_psnr and j.time_ms > 0]
+        good = [j for j in judged if j.parity.verdict is verdict and not limits.fault(j.quality, j.mb) and j.time_ms > 0]
         if good:
-            return min(good, key=lambda j: (j.time_ms, j.attempt.plan.name))
+            return min(good, key=lambda j: (j.time_ms, j.mb, j.attempt.plan.name))
     return None
-
-
-def restorer_of(session: Session, multiple: int) -> Restorer:
-    """Restore whole images with a session: at once where its size is free, else in tiles."""
-    if not session.height:
-        return session_restorer(session, multiple)
-    tile = (session.height, session.width)
-    halo = min(tile) // 8
-
-    def run(image: Image) -> Image:
-        return restore_tiled(image, session.run, tile_plan(image.shape[0], image.shape[1], tile, halo, multiple))
-
-    return run
-
-
-def tile_of(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Cut the middle of an image [H, W, 3], mirrored beyond its borders where it is too small."""
-    rows = mirrored((image.shape[0] - height) // 2, height, image.shape[0])
-    columns = mirrored((image.shape[1] - width) // 2, width, image.shape[1])
-    return np.ascontiguousarray(image[rows[:, None], columns])
 
 
 def _built(attempt: Attempt) -> Any:
     return attempt.built
 
 
-def _differences(attempt: Attempt, folder: ModelFolder) -> list[str]:
-    """Parameters that an int8 artifact has otherwise than the network: read by its backend, or from its Q/DQ nodes."""
-    built = _built(attempt)
-    found = load_backend(attempt.plan.use).differences(built, folder)
-    return scale_differences(built.path, folder.scales()) if found is None else found
-
-
 def _stand_in(opening: Opening) -> dict[str, str]:
     return {"runtime": "onnxruntime on the same network"} if opening.stands_in else {}
 
 
-def _call(session: Session, batch: Batch) -> Callable[[], Batch]:
-    return lambda: session.run(batch)
+def _nothing(images: int) -> QualityResult:
+    """Quality of what does not run."""
+    return QualityResult(("",) * images, *((math.nan,) * images for _ in range(3)))

@@ -1,23 +1,39 @@
-"""The compile stage: every backend and precision that the target names, judged; the fastest that passes goes into the bundle."""
+"""The compile stage: every backend, precision and number of threads for the target, judged; the fastest that passes is bundled."""
 
 from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
-from typing import Any, cast
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from compile.bundle import Packed, write_bundle
-from compile.candidates import HOST_CHOICES, Attempt, build_all
-from compile.judge import First, Judge, Judged, choose
+from compile.candidates import BUILD_LOG, HOST_CHOICES, Attempt, build_all, plans_for
+from compile.card import model_card
+from compile.child import Runtimes
+from compile.judge import Judge, Judged, choose
+from compile.limits import Limits
+from compile.pictures import First
+from compile.reasons import Outcome, notes, why_none
 from eval.bundle import BundleFacts
-from pipeline.contract import Candidate, Evidence, Kind, Output, StageContext, StageResult, StageSpec, Verdict
-from pipeline.errors import StageFailed, UsageError
+from eval.seams import seam_note
+from eval.session import load_backend
+from pipeline.contract import Candidate, Evidence, Kind, Measurement, Output, StageContext, StageResult, StageSpec, Verdict
+from pipeline.errors import StageFailed, ToolchainMissing, UsageError, did_you_mean
 from pipeline.target import Target
 from quantize.artifact import ModelFolder
 
 TOOLCHAIN = ("onnx", "onnxruntime", "onnxslim", "apache-tvm", "apache-tvm-ffi", "ziglang", "openvino", "ai-edge-litert")
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, int) else value
+
+
+Threads = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_listed, json_schema_input_type=int | list[int])]
 
 
 class CompileConfig(BaseModel):
@@ -26,10 +42,13 @@ class CompileConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tile: int = Field(default=256, ge=16, description="side in pixels of the tiles that CPU artifacts of fixed size take")
-    threads: int = Field(default=1, ge=1, description="CPU threads for measurements on this machine")
+    backends: tuple[str, ...] = Field(default=(), description="of the target's backends, those to try; all when left out")
+    threads: Threads = Field(default=(), description="CPU threads to try: a number or a list; 1 and all the target's cores when left out")
     seconds: float = Field(default=1.0, gt=0, description="least measuring time of each artifact in seconds")
     images: int = Field(default=8, ge=0, description="images of the calibrate split used for parity and quality, 0 = all")
-    max_drop: float = Field(default=0.3, ge=0, description="largest loss in dB against the float network that a candidate may show")
+    max_drop: float = Field(default=0.3, ge=0, description="largest loss in dB against the float network, on the mean of the images")
+    max_drop_worst: float = Field(default=0.3, ge=0, description="largest loss in dB against the float network on any single image")
+    max_size: float | None = Field(default=None, gt=0, description="largest artifact in MB (10**6 bytes)")
 
 
 def run(ctx: StageContext) -> StageResult:
@@ -41,67 +60,116 @@ def run(ctx: StageContext) -> StageResult:
     if config.tile % folder.size_multiple:
         hint = f"give a multiple of {folder.size_multiple}"
         raise UsageError("stages.compile.with.tile", f"{config.tile} is no multiple of the network's {folder.size_multiple}", hint)
+    _check_backends(target, config)
     attempts = _build(ctx, target, config)
+    _require_any(attempts)
     source = First(ctx.data["calibrate"], config.images)
-    judge = Judge(folder, source, target, config.tile, config.threads, config.seconds)
-    ctx.progress.log(f"judging {sum(a.built is not None for a in attempts)} of {len(attempts)} candidates on {len(source)} images")
-    judged = judge.judge(attempts)
+    with Runtimes(ctx.workdir / "runtimes") as runtimes:
+        judge = Judge(folder, source, target, config.tile, config.seconds, runtimes)
+        ctx.progress.log(f"judging {sum(a.built is not None for a in attempts)} of {len(attempts)} candidates on {len(source)} images")
+        judged = judge.judge(attempts)
+        limits = Limits(judge.float_quality(), config.max_drop, config.max_drop_worst, config.max_size)
+        seams = judge.seams()
     for_target = [j for j in judged if not j.attempt.plan.beside]
-    floor = judge.float_quality().mean_psnr - config.max_drop
-    chosen = choose(for_target, floor)
-    host = _fastest_here(judged, floor)
+    chosen, host = choose(for_target, limits), _fastest_here(judged, limits)
     if chosen is None or host is None:
-        raise StageFailed("compile", f"no candidate passes: {_why_none(attempts, judged, floor)}", "see the candidates in the log")
-    packed = _packed(judge, judged, chosen, host)
-    facts = _bundle_facts(ctx, target, folder, chosen, host)
-    content = write_bundle(ctx.workdir / "bundle", packed, facts, source[0].lq, config.tile)
-    candidates = _candidates(attempts, judged, chosen, host, floor, estimated=not target.is_host)
+        raise StageFailed("compile", f"no candidate passes: {why_none(attempts, judged, limits)}", "see the candidates in the log")
+    outcome = Outcome(chosen, host, limits, "measured" if target.is_host else "estimated")
+    content = write_bundle(
+        ctx.workdir / "bundle",
+        _packed(judge, judged, outcome),
+        _bundle_facts(ctx, target, folder, outcome),
+        source[0].lq,
+        config.tile,
+    )
+    candidates = _candidates(attempts, judged, outcome)
     for c in candidates:
         ctx.progress.log(f"{'*' if c.chosen else ' '} {c.name}: {c.reason}")
     # quality on the calibration set stays with the candidates: beside the other stages' test figures it would mislead
     measurements = [m for m in chosen.measurements if not m.name.startswith(("psnr", "ssim"))]
-    return StageResult(_outputs(ctx, content, chosen), measurements, candidates, _notes(for_target, chosen))
+    remarks = [*notes(for_target, chosen), seam_note(seams, judge.receptive)]
+    return StageResult(_outputs(ctx, content, chosen), [*measurements, *seams], candidates, remarks)
+
+
+def _check_backends(target: Target, config: CompileConfig) -> None:
+    """Refuse backends that the target does not name, and those asked for by name whose runtime is missing."""
+    known = [b.use for b in target.backends]
+    for name in config.backends:
+        if name not in known:
+            where, what = "stages.compile.with.backends", f"target '{target.name}' names no backend '{name}'"
+            raise UsageError(where, what, did_you_mean(name, known))
+        install = load_backend(name).missing()
+        if install:
+            raise ToolchainMissing(name, "this backend was asked for, and its packages are not installed", install)
+
+
+def _require_any(attempts: Sequence[Attempt]) -> None:
+    """Refuse when nothing could be built for the target for want of packages."""
+    asked = [a for a in attempts if not a.plan.beside]
+    lines = list(dict.fromkeys(a.install for a in asked if a.install))
+    if lines and not any(a.built for a in asked):
+        names = ", ".join(dict.fromkeys(a.plan.use for a in asked if a.install))
+        raise ToolchainMissing("compile", f"no candidate can be built: the packages of {names} are not installed", "; ".join(lines))
 
 
 def _build(ctx: StageContext, target: Target, config: CompileConfig) -> list[Attempt]:
+    """Build everything; attempts in the order of the plans, whichever was done first."""
+    plans = plans_for(target, config.backends, config.threads)
     attempts: list[Attempt] = []
-    total = sum(len(b.precisions) for b in target.backends) + len(HOST_CHOICES)
-    for attempt in build_all(ctx.inputs["model"].path, target, ctx.workdir / "candidates", config.tile):
+    total = len(plans) + len(HOST_CHOICES)
+    for attempt in build_all(plans, ctx.inputs["model"].path, target, ctx.workdir / "candidates", config.tile):
         attempts.append(attempt)
-        ctx.progress.update("build", len(attempts), max(total, len(attempts)))
-    return attempts
+        ctx.progress.update("build", len(attempts), total)
+        if attempt.built is None:
+            for line in (f"{attempt.plan.name}: {attempt.reason}", *_said(ctx.workdir / "candidates" / attempt.plan.artifact / BUILD_LOG)):
+                ctx.progress.log(line)
+    order = {p.name: i for i, p in enumerate(plans)}
+    return sorted(attempts, key=lambda a: order.get(a.plan.name, total))
 
 
-def _fastest_here(judged: Sequence[Judged], floor: float) -> Judged | None:
+def _said(log: Path) -> list[str]:
+    """The end of what a failed build printed; the log itself goes with the stage's working folder."""
+    return [f"  {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:]] if log.exists() else []
+
+
+def _fastest_here(judged: Sequence[Judged], limits: Limits) -> Judged | None:
     def measured(j: Judged) -> float:
         return next((m.value for m in j.measurements if m.name == "latency_p50" and m.evidence is Evidence.HOST), float("nan"))
 
-    good = [j for j in judged if j.parity.verdict is Verdict.PASSED and j.quality.mean_psnr >= floor and measured(j) > 0]
+    good = [j for j in judged if j.parity.verdict is Verdict.PASSED and not limits.fault(j.quality, j.mb) and measured(j) > 0]
     return min(good, key=measured, default=None)
 
 
-def _packed(judge: Judge, judged: Sequence[Judged], chosen: Judged, host: Judged) -> list[Packed]:
-    """Pack the chosen artifact, the host's, and what only the device can prove."""
-    out = []
-    for j in judged:
-        unproven = j.parity.verdict is Verdict.UNPROVEN
-        if j is chosen or j is host or unproven:
-            role = "target" if j is chosen else "host" if j is host else "unproven"
-            out.append(Packed(j.attempt, judge.reference(j.attempt), judge.opening(j.attempt), role))
-    return out
+def _packed(judge: Judge, judged: Sequence[Judged], outcome: Outcome) -> list[Packed]:
+    """Pack the chosen artifact, the host's, and what only the device can prove: each artifact once, whatever its threads."""
+    found: dict[str, Packed] = {}
+    rank = {id(outcome.chosen): 0, id(outcome.host): 1}
+    for j in sorted(judged, key=lambda j: (rank.get(id(j), 2), j.time_ms)):
+        if (id(j) in rank or j.parity.verdict is Verdict.UNPROVEN) and j.attempt.plan.artifact not in found:
+            role = "target" if j is outcome.chosen else "host" if j is outcome.host else "unproven"
+            single = replace(j.attempt, plan=replace(j.attempt.plan, threads=1))  # its name is the artifact's
+            found[j.attempt.plan.artifact] = Packed(
+                single, judge.reference(j.attempt), judge.opening(j.attempt), role, judge.halo(j.attempt)
+            )
+    order = [j.attempt.plan.artifact for j in judged]
+    return sorted(found.values(), key=lambda p: order.index(p.attempt.plan.artifact))
 
 
-def _bundle_facts(ctx: StageContext, target: Target, folder: ModelFolder, chosen: Judged, host: Judged) -> dict[str, Any]:
+def _bundle_facts(ctx: StageContext, target: Target, folder: ModelFolder, outcome: Outcome) -> dict[str, Any]:
     network = {"input": folder.facts.input, "output": folder.facts.output, "size_multiple": folder.size_multiple}
+    card = model_card(folder, {"calibrate": ctx.data["calibrate"]}, outcome.chosen.measurements, TOOLCHAIN)
+    lineage = {**card["lineage"], "model_sha256": ctx.inputs["model"].sha256, "seed": ctx.seed, "versions": _versions()}
     return {
+        **card,
         "target": target.name,
         "title": target.title,
         "network": network,
         "frame": {"width": target.frame.width, "height": target.frame.height},
         "latency_budget_ms": target.latency_budget_ms,
-        "chosen": chosen.attempt.plan.name,
-        "host": host.attempt.plan.name,
-        "lineage": {"model_sha256": ctx.inputs["model"].sha256, "arch": folder.facts.arch, "seed": ctx.seed, "versions": _versions()},
+        "chosen": outcome.chosen.attempt.plan.artifact,
+        "host": outcome.host.attempt.plan.artifact,
+        "recognise": target.recognise.model_dump(mode="json"),
+        "lineage": lineage,
     }
 
 
@@ -123,42 +191,20 @@ def _outputs(ctx: StageContext, content: BundleFacts, chosen: Judged) -> dict[st
     return {"bundle": Output(Kind.BUNDLE, ctx.workdir / "bundle", bundle), "engine": Output(Kind.ENGINE, built.path, dict(built.facts))}
 
 
-def _candidates(
-    attempts: Sequence[Attempt], judged: Sequence[Judged], chosen: Judged, host: Judged, floor: float, *, estimated: bool
-) -> list[Candidate]:
+def _candidates(attempts: Sequence[Attempt], judged: Sequence[Judged], outcome: Outcome) -> list[Candidate]:
     by_name = {j.attempt.plan.name: j for j in judged}
     out = []
     for a in attempts:
         j = by_name.get(a.plan.name)
-        reason = a.reason if j is None else _reason(j, chosen, host, floor, "estimated" if estimated else "measured")
-        rows = () if j is None else j.measurements
-        out.append(Candidate(a.plan.name, j is chosen and j is not None, reason, a.plan.use, a.plan.precision, rows))
+        reason = a.reason if j is None else outcome.reason(j)
+        rows = () if j is None else _rows(j, outcome.limits)
+        out.append(Candidate(a.plan.name, j is outcome.chosen, reason, a.plan.use, a.plan.precision, rows))
     return out
 
 
-def _reason(j: Judged, chosen: Judged, host: Judged, floor: float, how: str) -> str:
-    if j.parity.verdict is Verdict.FAILED:
-        return f"parity failed: {j.parity.reason}"
-    if not j.quality.mean_psnr >= floor:
-        return f"loses too much: {j.quality.mean_psnr:.2f} dB, at least {floor:.2f} is asked for"
-    if j is chosen:
-        first = "the fastest that passes" if j.parity.verdict is Verdict.PASSED else "the fastest; none is proven"
-        return f"{first}: {j.time_ms:.2f} ms {how}; {j.parity.reason}"
-    here = "; the fastest on this machine, in the bundle to be run here" if j is host else ""
-    if j.attempt.plan.beside:
-        return f"for this machine only: {j.time_ms:.2f} ms measured; {j.parity.reason}{here}"
-    return f"{j.time_ms:.2f} ms {how} against {chosen.time_ms:.2f}; {j.parity.reason}{here}"
-
-
-def _notes(for_target: Sequence[Judged], chosen: Judged) -> list[str]:
-    faster = [j for j in for_target if j.parity.verdict is Verdict.UNPROVEN and j is not chosen and j.time_ms < chosen.time_ms]
-    return [f"{j.attempt.plan.name} may be faster ({j.time_ms:.2f} ms), but {j.parity.reason}" for j in faster]
-
-
-def _why_none(attempts: Sequence[Attempt], judged: Sequence[Judged], floor: float) -> str:
-    parts = [f"{a.plan.name}: {a.reason}" for a in attempts if a.built is None]
-    parts += [f"{j.attempt.plan.name}: {j.parity.reason}, {j.quality.mean_psnr:.2f} dB of {floor:.2f}" for j in judged]
-    return "; ".join(parts)
+def _rows(j: Judged, limits: Limits) -> tuple[Measurement, ...]:
+    ran = any(m.name == "psnr" for m in j.measurements)
+    return (*j.measurements, limits.measurement(j.quality)) if ran else j.measurements
 
 
 STAGE = StageSpec(
@@ -167,7 +213,7 @@ STAGE = StageSpec(
     consumes={"model": Kind.ONNX},
     produces={"bundle": Kind.BUNDLE, "engine": Kind.ENGINE},
     data=("calibrate",),
-    reads_target=("name", "title", "cpu", "gpu", "rates", "backends", "frame", "latency_budget_ms", "is_host"),
+    reads_target=("name", "title", "cpu", "gpu", "rates", "backends", "frame", "latency_budget_ms", "is_host", "recognise"),
     toolchain=TOOLCHAIN,
     code=("compile", "targets.device"),
     measures="host",

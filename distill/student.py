@@ -67,4 +67,5 @@ STAGE = StageSpec(
     code=("models",),  # the architecture is found by name
     code_of=own_code,
     ranks="all",
+    preflight="distill.preflight:student",
 )

@@ -7,8 +7,12 @@
     artifacts/           what runs: the artifact chosen for the target, those for this host, what the board builds engines from
     reference/           the network as ONNX of free image size, for evaluation and estimates
     golden/              an input (uint8 [1, 3, H, W]) and each artifact's expected output for it
-    bench.py             verifies and times the artifacts on the device
-    runtimes.py          what bench.py runs them with
+    runner/              a program per machine that runs TVM's artifacts, without Python and TVM
+    run.py               proves the artifact on the device; restores images, folders and videos
+    bench.py             times it there
+    board/               what both share
+    build_engine.*       builds TensorRT engines there, where they are used
+    README.md            what to do there
 
 Nothing here knows a compiler: an artifact is opened through the import path in its facts.
 """
@@ -16,9 +20,12 @@ Nothing here knows a compiler: an artifact is opened through the import path in 
 from __future__ import annotations
 
 import json
+import lzma
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eval.cost import onnx_layers
@@ -27,7 +34,7 @@ from pipeline.errors import UsageError, did_you_mean
 from pipeline.store import hash_file
 from targets.estimator import LayerCost, retype
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST, FACTS = "MANIFEST.sha256", "bundle.json"
 
 
@@ -45,8 +52,8 @@ class Opening(_Model):
 class Golden(_Model):
     """What the device must reproduce."""
 
-    input: str = Field(description=".npy, uint8 [1, 3, H, W]; the artifact gets it as float32 / 255")
-    expected: str = Field(description=".npy [1, 3, H, W]: float32, or uint8 when it is rounded to 8 bits")
+    input: str = Field(description=".npy or .npy.xz, uint8 [1, 3, H, W]; the artifact gets it as float32 * float32(1 / 255)")
+    expected: str = Field(description=".npy or .npy.xz [1, 3, H, W]: float32, or uint8 when it is rounded to 8 bits")
     psnr_at_least: float = Field(description="least PSNR in dB of the device's output against the expected one")
 
 
@@ -63,6 +70,9 @@ class BundleArtifact(_Model):
     bytes: int = Field(ge=1)
     height: int = Field(ge=0, description="fixed input height in pixels, 0 = any")
     width: int = Field(ge=0, description="fixed input width in pixels, 0 = any")
+    tile: tuple[int, int] = Field(default=(0, 0), description="height and width of tiles on the device; the most where the size is free")
+    halo: int = Field(default=0, ge=0, description="least distance in pixels of a kept pixel from a tile's inner edge")
+    runner: str = Field(default="", description="program that runs it without its runtime, relative to the bundle; empty = none")
     facts: dict[str, Any] = Field(description="what the backend says; facts.backend is its import path")
     float_precision: str = Field(description="precision of the layers that are not int8")
     reference: str = Field(description="the same network as ONNX of free size, relative to the bundle")
@@ -98,7 +108,11 @@ class BundleFacts(_Model):
     chosen: str = Field(description="name of the artifact chosen for the target")
     host: str = Field(description="name of the artifact that runs on the machine that built the bundle")
     artifacts: tuple[BundleArtifact, ...]
-    lineage: dict[str, Any] = Field(description="where it comes from: hash of the model folder, versions of the compilers")
+    recognise: dict[str, Any] = Field(default_factory=dict, description="how to know the board: facts it must show; empty = any")
+    lineage: dict[str, Any] = Field(description="where it comes from: hashes of data, checkpoint and network, versions of the compilers")
+    quantization: dict[str, Any] = Field(default_factory=dict, description="what is int8, and how its scales are held")
+    scores: tuple[dict[str, Any], ...] = Field(default=(), description="measurements of the chosen artifact, with their evidence")
+    licences: dict[str, str] = Field(default_factory=dict, description="of the packages whose work is in here")
 
 
 class Bundle:
@@ -152,6 +166,16 @@ class Bundle:
         """Layers of an artifact at one image size (multiples of ``size_multiple``), as the estimator reads them."""
         artifact = self.artifact(name)
         return artifact_layers(self.path / artifact.reference, height, width, artifact.float_precision)
+
+
+def read_golden(path: Path) -> NDArray[Any]:
+    """Array of a golden file, packed by xz or not; its type is the file's: see ``Golden``."""
+    if path.suffix != ".xz":
+        plain: NDArray[Any] = np.load(path)
+        return plain
+    with lzma.open(path) as f:
+        found: NDArray[Any] = np.lib.format.read_array(f)
+        return found
 
 
 def is_bundle(path: Path) -> bool:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from eval.quality import Image
-from eval.tiling import OnTile, Run, TilePlan, restore_tiled, tile_plan
-from pipeline.errors import ToolchainMissing, UsageError
+from eval.receptive import Receptive, receptive_field
+from eval.tiling import OnTile, Overlap, Run, TilePlan, overlap_for, restore_tiled, roomy_tile, tile_plan
+from pipeline.errors import StageFailed, ToolchainMissing, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from eval.bundle import Bundle
+
 WHOLE_PIXELS = 1920 * 1088
 """Largest image that a network of free input size restores in one piece when no tile size is asked for."""
 
-AUTO_TILE = 1024
-"""Side of the tiles, in pixels, for larger ones."""
+AUTO_TILE, LARGEST_TILE = 1024, 1440
+"""Side of the tiles, in pixels, for larger ones, and how far it grows where the network's halo asks for it."""
 
 
 class Restorer:
@@ -30,6 +36,7 @@ class Restorer:
         name: the file or folder that it came from.
         facts: small JSON about it.
         run: the network on one tile.
+        receptive: computes how far the network sees; called once, when the first image is cut.
         multiple: sides of its input must be multiples of this.
         fixed: the only input size (height, width) that it takes; None when it takes any.
         tile: side of the tiles asked for, in pixels; 0 decides by the image's size.
@@ -46,6 +53,7 @@ class Restorer:
         name: str,
         facts: Mapping[str, Any],
         run: Run,
+        receptive: Callable[[], Receptive],
         *,
         multiple: int = 1,
         fixed: tuple[int, int] | None = None,
@@ -61,7 +69,7 @@ class Restorer:
         self.name = name
         self.network = run
         self._facts, self._multiple, self._fixed, self._tile, self._close = dict(facts), multiple, fixed, tile, close
-        self._padding = padding
+        self._padding, self._receptive, self._overlap = padding, cache(receptive), Overlap(0, 0)
 
     def __call__(self, image: Image, on_tile: OnTile | None = None) -> Image:
         """Restore one image; ``on_tile`` is told how many of its tiles are done.
@@ -76,13 +84,22 @@ class Restorer:
         return np.ascontiguousarray(out[:height, :width])
 
     def plan(self, height: int, width: int) -> TilePlan:
-        """How an image of that size is cut."""
+        """How an image of that size is cut.
+
+        Raises:
+            StageFailed: the network's halo cannot be computed, since it cannot be exported.
+            ToolchainMissing: onnx is not installed; only where the image must be cut.
+
+        """
         tile = self._fixed or self._free_tile(height, width)
-        return tile_plan(height, width, tile, halo_of(tile), self._multiple)
+        cut = [side for side, length in zip(tile, (height, width), strict=True) if self._rounded(length) > side]
+        self._overlap = overlap_for(self._receptive(), min(cut)) if cut else Overlap(0, 0)
+        return tile_plan(height, width, tile, self._overlap.halo, self._multiple, self._overlap.blend)
 
     def describe(self) -> dict[str, Any]:
-        """Name, kind, and what is known of the network and of what runs it."""
-        return {"name": self.name, **self._facts, "tile": list(self._fixed) if self._fixed else self._tile or None}
+        """Name, kind, what is known of the network and of what runs it, and how the last image was cut, if it was."""
+        facts = {"name": self.name, **self._facts, "tile": list(self._fixed) if self._fixed else self._tile or None}
+        return facts | ({"overlap": asdict(self._overlap)} if self._overlap.halo else {})
 
     def close(self) -> None:
         """Free the network."""
@@ -94,15 +111,17 @@ class Restorer:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _rounded(self, length: int) -> int:
+        return -(-length // self._multiple) * self._multiple
+
     def _free_tile(self, height: int, width: int) -> tuple[int, int]:
-        whole = tuple(-(-n // self._multiple) * self._multiple for n in (height, width))
-        side = self._tile or (0 if whole[0] * whole[1] <= WHOLE_PIXELS else -(-AUTO_TILE // self._multiple) * self._multiple)
-        return (min(whole[0], side or whole[0]), min(whole[1], side or whole[1]))
+        whole = self._rounded(height), self._rounded(width)
+        side = self._tile or (max(whole) if whole[0] * whole[1] <= WHOLE_PIXELS else self._auto_tile())
+        return (min(whole[0], side), min(whole[1], side))
 
-
-def halo_of(tile: tuple[int, int]) -> int:
-    """The halo used with a tile: an eighth of its shorter side, at most 64 pixels."""
-    return min(64, min(tile) // 8)
+    def _auto_tile(self) -> int:
+        largest = max(self._multiple, LARGEST_TILE // self._multiple * self._multiple)
+        return min(roomy_tile(self._receptive(), AUTO_TILE, self._multiple), largest)
 
 
 def extended(image: Image, multiple: int, padding: str) -> Image:
@@ -147,21 +166,27 @@ def _from_checkpoint(path: Path, tile: int, threads: int) -> Restorer:
         raise ToolchainMissing(str(path), "a checkpoint runs on PyTorch, which is not installed", 'pip install -e ".[train]"') from e
     from eval.cost import count_params
     from models import load_checkpoint
+    from models.arch import size_multiple
     from models.restore import padding_of
 
     torch.set_num_threads(threads)
     teacher = load_checkpoint(path)
     module = teacher.network.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
     facts = {"kind": "checkpoint", "arch": teacher.arch, "precision": "fp32", "backend": "torch", "params": count_params(module)}
-    multiple = int(getattr(module, "size_multiple", 1))
-    return Restorer(str(path), facts, torch_run(module), multiple=multiple, tile=tile, padding=padding_of(module))
+    options: dict[str, Any] = {"multiple": size_multiple(module), "tile": tile, "padding": padding_of(module)}
+    return Restorer(str(path), facts, torch_run(module), lambda: module_receptive(module), **options)
 
 
 def _from_bundle(path: Path, tile: int, threads: int, faithful: bool) -> Restorer:
     from eval.bundle import Bundle
 
     bundle = Bundle.open(path)
-    artifact = bundle.artifact(bundle.facts.chosen if faithful else bundle.facts.host)
+    return bundle_restorer(bundle, bundle.facts.chosen if faithful else bundle.facts.host, threads, tile)
+
+
+def bundle_restorer(bundle: Bundle, name: str = "", threads: int = 1, tile: int = 0) -> Restorer:
+    """Open what stands for an artifact of a bundle on this machine, by default for the one chosen for the target."""
+    artifact = bundle.artifact(name)
     session = bundle.session(artifact.name, threads)
     facts = {
         "kind": "bundle",
@@ -171,9 +196,34 @@ def _from_bundle(path: Path, tile: int, threads: int, faithful: bool) -> Restore
         "backend": str(artifact.evaluation.facts["backend"]).rpartition(".")[2],
         "stands_in": artifact.stands_in,
     }
-    fixed = (session.height, session.width) if session.height else None
     multiple = bundle.facts.network.size_multiple
-    return Restorer(str(path), facts, session.run, multiple=multiple, fixed=fixed, tile=tile, close=session.close)
+    reach = partial(receptive_field, bundle.path / artifact.reference, multiple)
+    fixed = (session.height, session.width) if session.height else None
+    return Restorer(str(bundle.path), facts, session.run, reach, multiple=multiple, fixed=fixed, tile=tile, close=session.close)
+
+
+def module_receptive(module: nn.Module) -> Receptive:
+    """How far a network sees, from its ONNX export.
+
+    Raises:
+        StageFailed: it cannot be exported.
+        ToolchainMissing: onnx is not installed.
+
+    """
+    import torch
+
+    from eval.receptive import require_onnx
+    from models.arch import size_multiple
+    from models.export import export_onnx
+
+    require_onnx()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            export_onnx(module, Path(folder) / "network.onnx")
+        except (RuntimeError, TypeError, torch.onnx.errors.OnnxExporterError) as e:
+            what = f"the network cannot be exported to ONNX, which tells how tiles must overlap ({str(e).splitlines()[0]:.120})"
+            raise StageFailed(type(module).__name__, what, "restore images of up to full HD, which are not cut") from e
+        return receptive_field(Path(folder) / "network.onnx", size_multiple(module))
 
 
 def torch_run(module: nn.Module) -> Run:

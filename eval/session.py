@@ -20,7 +20,7 @@ from pipeline.errors import StageFailed, ToolchainMissing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.target import Target
+    from pipeline.target import BackendChoice, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,9 @@ class Backend(ABC):
         """Open an engine on this machine; raises ToolchainMissing when its runtime is not installed."""
         self._require()
         return self._open(path, facts, threads)
+
+    def accept(self, choice: BackendChoice, target: Target) -> None:  # noqa: B027 - most accept everything
+        """Refuse, before anything is trained, options of the target file that this backend cannot follow; none by default."""
 
     def differences(self, built: Built, folder: Any) -> list[str] | None:
         """What of the model folder's scales, zero points and integers an int8 artifact holds otherwise, read back from the artifact.

@@ -2,7 +2,8 @@
 
 Tiles start at multiples of the network's size multiple and touch the image's borders instead of reaching beyond them, so a network
 without global operations sees at every kept pixel what it would see in the whole image, as long as the halo covers its receptive
-field: the result is the same, and there is nothing to blend.
+field: the result is the same, and there is nothing to blend. Where a network pools over its whole input, each tile is its own window:
+the statistics change from tile to tile, and the step at each cut is spread over the overlap that the halo needs anyway.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.quality import Image, to_batch, to_image
-from pipeline.errors import UsageError
+from eval.receptive import Receptive
+from pipeline.errors import StageFailed, UsageError
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """float32 [1, 3, H, W] in [0, 1] -> float32 [1, 3, H, W], H and W the tile's."""
@@ -38,13 +40,17 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class TilePlan:
-    """How an image is cut: rows of tiles, top to bottom, each left to right, all of size tile_height x tile_width."""
+    """How an image is cut: rows of tiles, top to bottom, each left to right, all of size tile_height x tile_width.
+
+    With ``blend``, neighbours are mixed over that many pixels, half of them on either side of each cut.
+    """
 
     height: int
     width: int
     tile_height: int
     tile_width: int
     rows: tuple[tuple[Tile, ...], ...]
+    blend: int = 0
 
     def __len__(self) -> int:
         """Number of tiles."""
@@ -59,15 +65,45 @@ class Band:
     pixels: Image
 
 
-def tile_plan(height: int, width: int, tile: int | tuple[int, int], halo: int, multiple: int = 1) -> TilePlan:
-    """Cut an image into tiles; every pixel is kept from exactly one of them.
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """How tiles of one size overlap: least halo in pixels, pixels over which neighbours are mixed, and why tiled may not equal whole."""
+
+    halo: int
+    blend: int
+    why: str = ""
+
+
+def overlap_for(receptive: Receptive, tile: int) -> Overlap:
+    """The overlap of tiles of ``tile`` pixels along the axis that is cut.
+
+    The halo is the receptive field, but at most a quarter of the tile: half of each tile is kept, and what the network sees further
+    away counts for little. Where tiles cannot give exactly the whole image's result, cuts are mixed over half the overlap.
+    """
+    halo = min(receptive.halo, tile // 4)
+    reasons = []
+    if halo < receptive.halo:
+        reasons.append(f"the network sees {receptive.halo} pixels far, tiles of {tile} overlap by {halo} on each side")
+    if receptive.whole:
+        reasons.append(f"{receptive.counted()} on the whole image, here on its tile")
+    return Overlap(halo, halo // 2 * 2 if reasons else 0, "; ".join(reasons))
+
+
+def roomy_tile(receptive: Receptive, least: int, multiple: int) -> int:
+    """Side of a square tile of at least ``least`` pixels, a multiple, of which the halo takes no more than half."""
+    return -(-max(least, 4 * receptive.halo) // multiple) * multiple
+
+
+def tile_plan(height: int, width: int, tile: int | tuple[int, int], halo: int, multiple: int = 1, blend: int = 0) -> TilePlan:
+    """Cut an image into tiles; every pixel is kept from exactly one of them, but near a cut where neighbours are mixed.
 
     Args:
         height: rows of the image in pixels.
         width: columns of the image in pixels.
         tile: size of the tiles, (height, width) or one number for both.
-        halo: least distance in pixels of a kept pixel from a tile's inner edge.
+        halo: least distance in pixels of a cut from a tile's inner edge.
         multiple: tile sizes must be, and tile positions will be, multiples of this.
+        blend: pixels over which neighbours are mixed, at most the halo; fewer where tiles are cut closer than that.
 
     Raises:
         UsageError: an empty image, a tile that is no multiple, or one too small for the halo.
@@ -79,7 +115,8 @@ def tile_plan(height: int, width: int, tile: int | tuple[int, int], halo: int, m
     rows = _cut(height, tile_h, halo, multiple)
     columns = _cut(width, tile_w, halo, multiple)
     tiles = tuple(tuple(Tile(y, x, top, bottom, left, right) for x, left, right in columns) for y, top, bottom in rows)
-    return TilePlan(height, width, tile_h, tile_w, tiles)
+    closest = min((end - start for axis in (rows, columns) for _, start, end in axis[len(axis) == 1 :]), default=0)
+    return TilePlan(height, width, tile_h, tile_w, tiles, min(blend, halo, closest) // 2 * 2)
 
 
 def _cut(size: int, tile: int, halo: int, multiple: int) -> list[tuple[int, int, int]]:
@@ -119,16 +156,63 @@ def restore_bands(image: Image, run: Run, plan: TilePlan, on_tile: OnTile | None
             "image", f"is {image.shape[1]}x{image.shape[0]}, the plan is for {plan.width}x{plan.height}", "plan for this image"
         )
     done = 0
+
+    def restored(tile: Tile) -> NDArray[np.float32]:
+        nonlocal done
+        out = run(to_batch(_window(image, tile, plan)))
+        done += 1
+        if on_tile is not None:
+            on_tile(done, len(plan))
+        return out
+
+    yield from (_mixed_bands if plan.blend else _cut_bands)(plan, restored)
+
+
+def _cut_bands(plan: TilePlan, restored: Callable[[Tile], NDArray[np.float32]]) -> Iterator[Band]:
     for row in plan.rows:
         top, bottom = row[0].top, row[0].bottom
         band = np.empty((bottom - top, plan.width, 3), np.uint8)
         for tile in row:
-            out = to_image(run(to_batch(_window(image, tile, plan))))
+            out = to_image(restored(tile))
             band[:, tile.left : tile.right] = out[top - tile.y : bottom - tile.y, tile.left - tile.x : tile.right - tile.x]
-            done += 1
-            if on_tile is not None:
-                on_tile(done, len(plan))
         yield Band(top, band)
+
+
+def _mixed_bands(plan: TilePlan, restored: Callable[[Tile], NDArray[np.float32]]) -> Iterator[Band]:
+    """As ``_cut_bands``; rows that the next tiles have a part in are held back."""
+    half = plan.blend // 2
+    rising = ((np.arange(plan.blend) + 0.5) / plan.blend).astype(np.float32)[:, None]
+    held: NDArray[np.float32] | None = None
+    for row in plan.rows:
+        top, bottom = _widened(row[0].top, row[0].bottom, plan.height, half)
+        band = np.zeros((bottom - top, plan.width, 3), np.float32)
+        for tile in row:
+            left, right = _widened(tile.left, tile.right, plan.width, half)
+            part = _levels(restored(tile))[top - tile.y : bottom - tile.y, left - tile.x : right - tile.x]
+            if tile.left:
+                part[:, : plan.blend] *= rising
+            if tile.right < plan.width:
+                part[:, -plan.blend :] *= 1 - rising
+            band[:, left:right] += part
+        if held is not None:
+            band[: plan.blend] = band[: plan.blend] * rising[:, :, None] + held * (1 - rising[:, :, None])
+        last = bottom == plan.height
+        held = None if last else band[-plan.blend :].copy()
+        yield Band(top, np.rint(band if last else band[: -plan.blend]).astype(np.uint8))
+
+
+def _widened(start: int, end: int, size: int, by: int) -> tuple[int, int]:
+    return (start - by if start else 0, end + by if end < size else size)
+
+
+def _levels(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 [1, 3, H, W] -> float32 [H, W, 3] in [0, 255], not rounded; a NaN raises."""
+    if not np.isfinite(batch).all():
+        raise StageFailed(
+            "eval.tiling", "the network returned NaN or infinity", "look at the stage before: its weights or scales are broken"
+        )
+    out: NDArray[np.float32] = np.clip(batch[0], 0.0, 1.0).transpose(1, 2, 0) * np.float32(255)
+    return out
 
 
 def restore_tiled(image: Image, run: Run, plan: TilePlan, on_tile: OnTile | None = None) -> Image:

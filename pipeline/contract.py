@@ -175,7 +175,7 @@ class PairSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong with a data set: where (a file, a folder or a pair) and what."""
+    """Something wrong with a data set (where: a file, a folder or a pair), or that will go badly in a run (where: the stage)."""
 
     where: str
     what: str
@@ -242,6 +242,9 @@ class StageSpec:
     cacheable    False: always run
     ranks        of several processes (torchrun) that share a run: "one", the first, runs it as if alone; "all" run it, with the same
                  context, to train together: they must take the same decisions, and what others than the first return is discarded
+    preflight    import path, "module:function", of what can be said before anything runs: (its ``PlannedStage``, the ``Plan``) ->
+                 Problems to warn of; it raises UsageError or ToolchainMissing for what would stop the run. A path, not the function, so
+                 that its code is no part of the key
     """
 
     run: Callable[[StageContext], StageResult]
@@ -256,3 +259,4 @@ class StageSpec:
     measures: str = ""
     cacheable: bool = True
     ranks: Literal["one", "all"] = "one"
+    preflight: str = ""

@@ -104,7 +104,7 @@ class EstimatorClock:
         if choice.runs_on not in target.rates:
             raise StageFailed("prune", f"the target states no rates for its {choice.runs_on}", "add them to the target file")
         self._known: tuple[nn.Module, float] | None = None
-        self._rates, self._precision = target.rates[choice.runs_on], choice.precisions[0]
+        self._rates, self._precision, self._backend = target.rates[choice.runs_on], choice.precisions[0], choice.use
         self.conditions: dict[str, Any] = {
             "model": "roofline",
             "backend": choice.use,
@@ -134,7 +134,9 @@ class EstimatorClock:
         with tempfile.TemporaryDirectory(dir=self._workdir) as folder:
             path = Path(folder) / "network.onnx"
             export_onnx(network, path)
-            return estimate(retype(onnx_layers(path, height, width), self._precision), self._rates).ms
+            made = estimate(retype(onnx_layers(path, height, width), self._precision), self._rates, backend=self._backend)
+            self.conditions["model"] = made.model
+            return made.ms
 
 
 def clock_for(target: TargetView, config: PruneConfig, workdir: Path) -> Clock:

@@ -73,12 +73,14 @@ def estimated(network: nn.Module, path: Path, target: TargetView) -> Costs:
     parameters, multiple = collect(network), size_multiple(network)
     height, width = (-(-side // multiple) * multiple for side in (target.frame.height, target.frame.width))
     layers = retype(onnx_layers(path, height, width), precision)
-    whole = estimate(layers, rates).ms
+    backend = choice.use if choice is not None else ""
+    found = estimate(layers, rates, backend=backend)
+    whole = found.ms
     graph, ms = QdqGraph(path), {}
     for leader in _leaders(parameters):
         readers = _readers(graph, [n for n, a in parameters.activations.items() if a.shares == leader])
-        ms[leader] = estimate(_in_float(layers, readers, precision), rates).ms - whole
-    conditions = {"frame": f"{target.frame.width}x{target.frame.height}", "model": "roofline", "runs_on": runs_on, "float": precision}
+        ms[leader] = estimate(_in_float(layers, readers, precision), rates, backend=backend).ms - whole
+    conditions = {"frame": f"{target.frame.width}x{target.frame.height}", "model": found.model, "runs_on": runs_on, "float": precision}
     return Costs(ms, whole, Evidence.ESTIMATED, conditions)
 
 

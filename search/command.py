@@ -77,6 +77,7 @@ def search(request: Request, plan: Plan) -> None:
         before = _before(problem, request, say)
         order = Order(
             pipeline=request.pipeline.resolve(),
+            workspace=request.workspace,
             target=request.target,
             overrides=request.overrides,
             space=problem.space,

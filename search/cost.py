@@ -108,7 +108,13 @@ def _ways(folder: ModelFolder, target: Target) -> Iterator[tuple[float, str, str
                 continue
             file = folder.qdq("s8") if precision == "int8" else folder.float
             rest = ("fp16" if "fp16" in choice.precisions else "fp32") if precision == "int8" else precision
-            yield estimate(artifact_layers(file, height, width, rest), rates).ms, choice.use, precision, file, choice.runs_on
+            yield (
+                estimate(artifact_layers(file, height, width, rest), rates, backend=choice.use).ms,
+                choice.use,
+                precision,
+                file,
+                choice.runs_on,
+            )
 
 
 def _untrained(problem: Problem, tree: Tree) -> tuple[nn.Module, str]:

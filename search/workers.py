@@ -33,6 +33,7 @@ class Order:
     """
 
     pipeline: Path
+    workspace: Path
     target: str
     overrides: tuple[str, ...]
     space: SearchSpace
@@ -112,6 +113,7 @@ def _outcome(process: BaseProcess, pipe: Connection) -> PipelineError | None:
 
 def _work_alone(order: Order, pipe: Connection) -> None:
     """A worker process: reports a PipelineError or None."""
+    from pipeline.calibration import refined
     from pipeline.config import load_pipeline
     from pipeline.plan import make_plan
     from pipeline.target import load_target
@@ -120,7 +122,8 @@ def _work_alone(order: Order, pipe: Connection) -> None:
         import torch
 
         torch.set_num_threads(order.threads)
-        plan = make_plan(order.pipeline, load_pipeline(order.pipeline, order.overrides), load_target(order.target))
+        target = refined(load_target(order.target), order.workspace)
+        plan = make_plan(order.pipeline, load_pipeline(order.pipeline, order.overrides), target)
         work(order, make_problem(plan, order.space, order.steps), bars=False)
         pipe.send(None)
     except PipelineError as e:

@@ -11,6 +11,7 @@ import shutil
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -96,7 +97,7 @@ class OpenVinoSession(Session):
         import openvino
 
         self.version = str(openvino.__version__)
-        self._core = openvino.Core()
+        self._core = _core()
         hint = PRECISIONS[precision].hint
         self._properties = {"NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY", **({"INFERENCE_PRECISION_HINT": hint} if hint else {})}
         if threads:
@@ -137,6 +138,18 @@ class OpenVinoSession(Session):
                 self._requests.popitem(last=False)
         self._requests.move_to_end(shape)
         return self._requests[shape]
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO, opened once and never closed.
+
+    Its CPU plugin gives the thread that loads it an alternate signal stack, and frees that when the last core goes. Where another thread
+    lets go of it, the first one keeps a stack that is no longer there, and the next signal that it handles ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _text(value: Any) -> str:

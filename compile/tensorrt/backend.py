@@ -1,4 +1,4 @@
-"""The TensorRT backend: writes what the board needs to build its engine."""
+"""The TensorRT backend: writes what the board needs to build its engine, and builds it here where TensorRT is installed."""
 
 from __future__ import annotations
 
@@ -7,24 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from compile.parity import scale_differences
 from compile.source import Source, write_fixed
-from compile.tensorrt.flags import command_flags, trtexec_of
+from compile.tensorrt.dla import dla_refusal
+from compile.tensorrt.spec import EngineSpec, TensorRtOptions
 from eval.session import Backend, BuildRequest, Built, Session
-from pipeline.errors import StageFailed, ToolchainMissing
+from pipeline.errors import StageFailed, UsageError
+from pipeline.target import BackendChoice, Target
 from pipeline.yamlfile import validate
 
-SOURCES: dict[str, Source] = {"fp16": "float", "int8": "s8"}
-
-
-class TensorRtOptions(BaseModel):
-    """Options of the backend in a target file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    workspace_mib: int = Field(default=2048, ge=16, description="scratch memory for the builder in MiB; the board's memory bounds it")
-    warmup_ms: int = Field(default=1000, ge=0, description="warm-up before timing in ms")
+SOURCES: dict[str, Source] = {"fp32": "float", "fp16": "float", "int8": "s8"}
 
 
 class TensorRtBackend(Backend):
@@ -39,52 +31,81 @@ class TensorRtBackend(Backend):
         return "" if found else 'pip install -e ".[onnx]"'
 
     def _build(self, request: BuildRequest) -> Built:
+        from compile.tensorrt.session import build_here, missing_here
+
         if request.precision not in SOURCES:
             raise StageFailed("compile.tensorrt", f"has no {request.precision}", f"it has: {', '.join(SOURCES)}")
-        version = _version(request)
-        options = validate(TensorRtOptions, dict(request.options), "target", "backends.tensorrt.options")
-        source = SOURCES[request.precision]
-        stem = f"tensorrt-{request.precision}"
-        out = request.workdir / f"{stem}.onnx"
-        write_fixed(request, source, out)
-        facts = {
-            "backend": "compile.tensorrt",
-            "precision": request.precision,
-            "height": request.height,
-            "width": request.width,
-            "runs_here": False,
-            "source": source,
-            "float_precision": "fp16",
-            "tensorrt": version,
-            "engine": f"artifacts/{stem}.engine",
-            "build_flags": build_flags(version, stem, request.precision, options),
-            "run_flags": run_flags(version, options),
-        }
-        return Built(out, facts)
+        spec = spec_of(request.target, request.precision, request.options)
+        out = request.workdir / f"{spec.name}.onnx"
+        write_fixed(request, SOURCES[request.precision], out)
+        arch = request.target.gpu.arch if request.target.gpu else ""
+        if spec.options.dla:
+            raise _no_dla(spec, request.target, out)
+        if spec.trtexec.typed and request.precision != "fp32":
+            _write_typed(out)
+        here = not missing_here(spec.version, arch)
+        if here:
+            build_here(out, spec.builder())
+        return Built(out, _facts(request, spec, here))
 
     def _open(self, path: Path, facts: Mapping[str, Any], threads: int) -> Session:
-        raise ToolchainMissing(
-            "compile.tensorrt", "engines run on the board only", "copy the bundle there: ./build_engine.sh, python3 bench.py"
-        )
+        from compile.tensorrt.session import TensorRtSession
+
+        return TensorRtSession(path, facts)
+
+    def accept(self, choice: BackendChoice, target: Target) -> None:
+        """Refuse what no network would be built with, before one is trained.
+
+        Raises:
+            UsageError: an unknown version or option, a precision that TensorRT has not, or a DLA.
+
+        """
+        for precision in choice.precisions:
+            if precision not in SOURCES:
+                raise UsageError("target: backends.tensorrt.precisions", f"has no {precision}", f"it has: {', '.join(SOURCES)}")
+            spec = spec_of(target, precision, choice.options)
+            spec.build_flags()
+            if spec.options.dla:
+                raise _no_dla(spec, target, None)
+
+    def differences(self, built: Built, folder: Any) -> list[str] | None:
+        """Read from the ONNX file, which holds exactly what the engine is built from."""
+        return scale_differences(built.path, folder.scales())
 
 
-def build_flags(version: str, stem: str, precision: str, options: TensorRtOptions) -> list[str]:
-    """Return the flags that build an engine, with paths relative to the bundle."""
-    flags: dict[str, str | None] = {"onnx": f"artifacts/{stem}.onnx", "saveEngine": f"artifacts/{stem}.engine", "fp16": None}
-    if precision == "int8":
-        flags["int8"] = None
-    flags["memPoolSize"] = f"workspace:{options.workspace_mib}"
-    flags["profilingVerbosity"] = "detailed"
-    flags["exportLayerInfo"] = f"artifacts/{stem}.layers.json"
-    flags[trtexec_of(version).build_only] = None
-    return command_flags(version, flags)
+def spec_of(target: Target, precision: str, options: Mapping[str, Any]) -> EngineSpec:
+    """The engine that a target asks for."""
+    version = next((b.version for b in target.backends if b.use.rpartition(".")[2] == "tensorrt"), "")
+    checked = validate(TensorRtOptions, dict(options), "target", "backends.tensorrt.options")
+    return EngineSpec.model_validate({"name": f"tensorrt-{precision}", "version": version, "precision": precision, "options": checked})
 
 
-def run_flags(version: str, options: TensorRtOptions) -> list[str]:
-    """Return the flags that time an engine: its kernels alone, launched as one CUDA graph, the profile in a run of its own."""
-    switches: dict[str, str | None] = {"useCudaGraph": None, "useSpinWait": None, "noDataTransfers": None, "separateProfileRun": None}
-    return command_flags(version, {**switches, "avgRuns": "1", "warmUp": str(options.warmup_ms)})
+def _no_dla(spec: EngineSpec, target: Target, path: Path | None) -> UsageError:
+    arch = target.gpu.arch if target.gpu else ""
+    reason = dla_refusal(path, arch, target.title, spec.version, spec.precision)
+    return UsageError("target: backends.tensorrt.options.dla", reason, "remove 'dla': the GPU runs all of it")
 
 
-def _version(request: BuildRequest) -> str:
-    return next((b.version for b in request.target.backends if b.use.rpartition(".")[2] == "tensorrt"), "")
+def _facts(request: BuildRequest, spec: EngineSpec, here: bool) -> dict[str, Any]:
+    return {
+        "backend": "compile.tensorrt",
+        "precision": request.precision,
+        "height": request.height,
+        "width": request.width,
+        "runs_here": here,
+        "source": SOURCES[request.precision],
+        "float_precision": "fp32" if request.precision == "fp32" else "fp16",
+        "tensorrt": spec.version,
+        "engine": spec.engine,
+        "builder": spec.builder(),
+        "build_flags": spec.build_flags(),
+        "run_flags": spec.run_flags(),
+    }
+
+
+def _write_typed(path: Path) -> None:
+    import onnx
+
+    from compile.tensorrt.typed import typed
+
+    onnx.save(typed(onnx.load(str(path))), str(path))

@@ -62,12 +62,12 @@ def assemble(network: Network, cpu: Cpu, tiles: Tiles, opset: int) -> Assembled:
     return _Assembler(network, cpu, tiles, opset).run()
 
 
-_SIMPLE: dict[type[Step], Callable[[list[Place], Place], Any]] = {
-    AddStep: lambda places, out: elementwise.build_add(places[0], places[1], out),
+_SIMPLE: dict[type[Step], Callable[[list[Place], Place, bool], Any]] = {
+    AddStep: lambda places, out, neon: elementwise.build_add(places[0], places[1], out, neon),
     ConcatStep: elementwise.build_concat,
-    SpreadStep: lambda places, out: elementwise.build_spread(places[0], out),
-    GateStep: lambda places, out: elementwise.build_gate(places[0], places[1], out),
-    MeanStep: lambda places, out: elementwise.build_mean(places[0], out),
+    SpreadStep: lambda places, out, neon: elementwise.build_spread(places[0], out),
+    GateStep: lambda places, out, neon: elementwise.build_gate(places[0], places[1], out, neon),
+    MeanStep: lambda places, out, neon: elementwise.build_mean(places[0], out),
 }
 
 
@@ -112,12 +112,12 @@ class _Assembler:
             return self._to_plain(step, places[0])
         out = self._place(step.out)
         if isinstance(step, ResizeStep):
-            finish = Finish("", step.grid, out, places[1] if len(places) > 1 else None)
+            finish = Finish("", step.grid, out, places[1] if len(places) > 1 else None, self.cpu.neon)
             return self._once(("resize", places[0], step.mode, finish), lambda: resize.build_resize(places[0], step.mode, finish))
         if isinstance(step, UnshuffleStep | FromPlainStep):
             return self._from_plain(step, out)
         build = _SIMPLE[type(step)]
-        return self._once((type(step).__name__, *places, out), lambda: build(places, out))
+        return self._once((type(step).__name__, *places, out), lambda: build(places, out, self.cpu.neon))
 
     def _to_plain(self, step: ShuffleAddStep | ToPlainStep, source: Place) -> Any:
         channels = _channels(step.out)
@@ -129,11 +129,13 @@ class _Assembler:
         channels = _channels(step.inputs[0])
         if isinstance(step, FromPlainStep):
             return self._once(("from plain", channels, out), lambda: edges.build_from_plain(channels, out))
-        return self._once(("unshuffle", channels, step.factor, out), lambda: edges.build_unshuffle(channels, step.factor, out))
+        return self._once(
+            ("unshuffle", channels, step.factor, out), lambda: edges.build_unshuffle(channels, step.factor, out, self.cpu.neon)
+        )
 
     def _conv(self, step: ConvStep) -> Any:
         source, out = (self._place(v) for v in (step.inputs[0], step.out))
-        finish = Finish(step.activation, step.grid, out, self._place(step.inputs[1]) if len(step.inputs) > 1 else None)
+        finish = Finish(step.activation, step.grid, out, self._place(step.inputs[1]) if len(step.inputs) > 1 else None, self.cpu.neon)
         real = source.number
         held, bias = (v.astype(real.dtype) if real.is_float else v for v in (step.weight, step.bias))
         if step.depthwise:
@@ -147,7 +149,7 @@ class _Assembler:
             tile = self.tiles.dense(shape)
             kernel = self._once((shape, tile), lambda: dense.build_conv(shape, self.cpu, tile))
             lanes = dense.format_of(shape, self.cpu).lanes
-            weight = dense.pack(held, source, lanes)
+            weight = dense.pack(held, source, lanes, tile.vectors)
         total = -(-(source.channels if step.depthwise else len(step.weight)) // lanes) * lanes
         constants = [weight, *(_padded(v, total) for v in (bias, step.multiplier) if v is not None)]
         self.done.constants.append(Packed(step.name, tuple(constants)))

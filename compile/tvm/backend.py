@@ -17,10 +17,11 @@ import numpy as np
 from compile.source import Source, write_fixed
 from compile.tvm.cpu import cpu_of
 from compile.tvm.link import link_shared
+from compile.tvm.options import TvmOptions, options_of
 from compile.tvm.pins import misfit
 from compile.tvm.readback import differences
 from eval.session import Backend, BuildRequest, Built, Session
-from pipeline.errors import StageFailed
+from pipeline.errors import StageFailed, UsageError
 from pipeline.machine import cores
 from quantize.artifact import ModelFolder
 
@@ -60,7 +61,9 @@ class TvmBackend(Backend):
     def _build(self, request: BuildRequest) -> Built:
         kind = target_dict(request)
         source = _source(request, kind)
-        lowered, executable = compiled(request, kind, source)
+        options = options_of(request.options)
+        _check_tuning(options, kind)
+        lowered, executable = compiled(request, kind, source, tune=options.tune, searches=options.searches)
         out = request.workdir / f"tvm-{request.precision}-{kind['mcpu']}.so"
         arch, system = _arch_and_system(kind["mtriple"])
 
@@ -76,6 +79,8 @@ class TvmBackend(Backend):
             "float_precision": "fp16" if request.precision == "fp16" else "fp32",
             "islands": list(lowered.islands),
             "unscheduled": list(lowered.unscheduled),
+            "searched": list(lowered.searched),
+            "tiles": {shape: [t.pixels, t.vectors] for shape, t in sorted(lowered.tiles.known.items())} if lowered.tiles else {},
             "activations": {name: [n.dtype, n.scale, n.zero] for name, n in sorted(lowered.activations().items())},
         }
         return Built(out, facts)
@@ -133,6 +138,14 @@ def _prepare_thread_pool() -> None:
     """Let TVM's pool have every core, and keep it from pinning this process to some of them; read when it first runs."""
     os.environ.setdefault("TVM_NUM_THREADS", str(cores()))
     os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+
+def _check_tuning(options: TvmOptions, kind: Mapping[str, Any]) -> None:
+    """Kernels for another machine can only be timed on one."""
+    elsewhere = _arch_and_system(kind["mtriple"])[0] != platform.machine() or bool(_lacking(kind))
+    if options.tune is not None and not options.tune.rpc and elsewhere:
+        where = "target: backends.tvm.options.tune"
+        raise UsageError(where, f"{kind['mcpu']} code does not run here to be timed", "add rpc: host:port/key, or leave tune out")
 
 
 def _source(request: BuildRequest, kind: dict[str, Any]) -> Source:

@@ -50,6 +50,11 @@ class Cpu:
     half: bool = False
 
     @property
+    def neon(self) -> bool:
+        """Whether it has the vector instructions of aarch64."""
+        return self.form in ("sdot", "smull")
+
+    @property
     def dot(self) -> Dot:
         """The sum of four products of bytes in this CPU's instructions."""
         return _DOTS[self.form]

@@ -6,18 +6,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compile.tvm.assemble import Packed, assemble
-from compile.tvm.cpu import cpu_of
+from compile.tvm.cpu import Cpu, cpu_of
 from compile.tvm.fuse import fuse_sums
 from compile.tvm.graph import Graph
 from compile.tvm.kernels.tensors import Number
 from compile.tvm.network import read_network
 from compile.tvm.resize import legalize_resize
 from compile.tvm.schedule import Vectors, schedule_module
-from compile.tvm.steps import Step, Tensor
+from compile.tvm.search import search_module
+from compile.tvm.steps import Network, Step, Tensor
 from compile.tvm.tiles import Tiles
 
 if TYPE_CHECKING:
     import onnx
+
+    from compile.tvm.options import TuneOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,9 @@ class Lowered:
     steps        what it computes, before sums were melted into other steps
     constants    the packed constants of the convolutions
     islands      ONNX nodes that no kernel covers: computed in float32 by TVM's own operators
-    unscheduled  functions of those that no rule schedules: they run, but as plain loops
+    unscheduled  functions of those that no rule schedules and no search: they run, but as plain loops
+    searched  functions of those whose schedule was searched for
+    tiles    sizes of the register tiles
     """
 
     module: Any
@@ -36,6 +41,8 @@ class Lowered:
     constants: tuple[Packed, ...]
     islands: tuple[str, ...]
     unscheduled: tuple[str, ...]
+    searched: tuple[str, ...] = ()
+    tiles: Tiles | None = None
 
     def activations(self) -> dict[str, Number]:
         """Integer tensors by the name of what they hold, with the scale and zero point that the kernels were written with."""
@@ -43,7 +50,9 @@ class Lowered:
         return {t.name.removesuffix(".integers"): t.number for t in tensors}
 
 
-def lower(model: onnx.ModelProto, target: Any, *, half: bool = False, kernels: bool = True, tiles: Tiles | None = None) -> Lowered:
+def lower(
+    model: onnx.ModelProto, target: Any, *, half: bool = False, kernels: bool = True, tune: TuneOptions | None = None, searches: int = 0
+) -> Lowered:
     """Lower a network.
 
     Args:
@@ -51,15 +60,32 @@ def lower(model: onnx.ModelProto, target: Any, *, half: bool = False, kernels: b
         target: ``tvm.target.Target`` of a CPU.
         half: compute floats in float16 where a kernel covers them.
         kernels: False leaves everything to TVM's own operators, with schedules by rule.
-        tiles: sizes of register tiles; by default the shipped ones.
+        tune: how tile sizes are measured; by default the shipped ones are taken.
+        searches: schedules to try for an operator that neither a kernel nor a rule fits.
 
     """
     cpu = cpu_of(target)
     graph = Graph(model)
     network = read_network(graph, cpu.activation, Number("float16") if half else Number(), kernels=kernels)
-    assembled = assemble(fuse_sums(network), cpu, tiles or Tiles.shipped(cpu), graph.opset)
+    fused = fuse_sums(network)
+    tiles = _tiles(fused, cpu, target, tune)
+    assembled = assemble(fused, cpu, tiles, graph.opset)
     mod, plain = schedule_module(_legalized(assembled.module, target), vectors_of(target))
-    return Lowered(mod, network.steps, tuple(assembled.constants), tuple(assembled.islands), tuple(plain))
+    found = search_module(mod, plain, target, searches) if searches else []
+    left = tuple(name for name in plain if name not in found)
+    return Lowered(mod, network.steps, tuple(assembled.constants), tuple(assembled.islands), left, tuple(found), tiles)
+
+
+def _tiles(network: Network, cpu: Cpu, target: Any, options: TuneOptions | None) -> Tiles:
+    """The shipped tiles, and over them those that are measured now."""
+    shipped = Tiles.shipped(cpu)
+    if options is None:
+        return shipped
+    from compile.tvm.remote import Remote
+    from compile.tvm.tune import tune_network
+
+    measure = Remote(options.rpc) if options.rpc else None
+    return Tiles(cpu, {**shipped.known, **tune_network(network, cpu, target, options.records, measure, options.trials)})
 
 
 def _legalized(mod: Any, target: Any) -> Any:

@@ -77,7 +77,8 @@ class _Reader:
             cover = self.covers.get(node.op_type) if self.kernels else None
             if cover is None or not cover(node):
                 self._float(node)
-        return Network(tuple(self.steps), (source,), self._plain(graph.output))
+        result = self._plain(graph.output)  # may take a step of its own
+        return Network(tuple(self.steps), (source,), result)
 
     def _plain(self, name: str) -> Plain:
         """A value in ONNX's layout, converted where it is packed."""

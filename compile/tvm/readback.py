@@ -52,6 +52,7 @@ def _weights(built: Built, folder: ModelFolder, wanted: dict[str, Any]) -> list[
     from compile.tvm.cpu import cpu_of
     from compile.tvm.fuse import fuse_sums
     from compile.tvm.graph import Graph
+    from compile.tvm.kernels.conv import Tile
     from compile.tvm.kernels.tensors import Number
     from compile.tvm.network import read_network
     from compile.tvm.tiles import Tiles
@@ -60,7 +61,8 @@ def _weights(built: Built, folder: ModelFolder, wanted: dict[str, Any]) -> list[
     cpu = cpu_of(tvm.target.Target({"kind": "llvm", "mtriple": facts["mtriple"], "mcpu": facts["mcpu"], "mattr": list(facts["mattr"])}))
     model = _fixed(folder, str(facts["source"]), int(facts["height"]), int(facts["width"]))
     graph = Graph(model)
-    packed = assemble(fuse_sums(read_network(graph, cpu.activation, Number())), cpu, Tiles.shipped(cpu), graph.opset).constants
+    tiles = Tiles(cpu, {shape: Tile(*sizes) for shape, sizes in facts["tiles"].items()})
+    packed = assemble(fuse_sums(read_network(graph, cpu.activation, Number())), cpu, tiles, graph.opset).constants
     library = built.path.read_bytes()
     held = {p.name: all(c.tobytes() in library for c in p.constants) for p in packed}
     scales = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}

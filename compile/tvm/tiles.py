@@ -34,10 +34,11 @@ class Tiles:
         if known is not None:
             return known
         vectors = -(-conv.outputs // format_of(conv, self.cpu).lanes)
-        wide = self.cpu.form == "smull"  # it needs registers for its products
+        wide = self.cpu.form == "smull" and conv.integer  # it needs registers for its products
         count = next(n for n in ((3, 2, 1) if wide else (4, 3, 2, 1)) if vectors % n == 0)
-        room = self.cpu.registers - 1 - count
-        pixels = room // (count + 1 if self.cpu.by_lane else count)
+        lane = self.cpu.by_lane if conv.integer else self.cpu.neon
+        room = self.cpu.registers - (8 if lane else 1 + count)  # with fewer to spare LLVM spills
+        pixels = room // (count + 1 if lane else count)  # a register of input for each
         limit = 3 if wide else 12 if count < 3 else 6
         return Tile(max(1, min(pixels, limit, conv.finish.out.width)), count)
 

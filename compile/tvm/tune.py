@@ -1,7 +1,7 @@
-"""Tile sizes by measurement on this machine: every kernel of a network by itself, every tile that fits the registers.
+"""Tile sizes by measurement, on this machine or on a board: every kernel of a network by itself, tiles that fit the registers.
 
 A record is a file named after everything that its time depends on (core, shape, tile, TVM, the code of the kernels), so that an
-interrupted run goes on where it stopped and a change of the code measures again. What wins is merged into ``tiles.json``.
+interrupted run goes on where it stopped and a change of the code measures again. What wins may be merged into ``tiles.json``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from quantize.artifact import ModelFolder
 
 _ROUNDS = 15
 
+Measure = Callable[[ConvStep, Cpu, Tiles, Any], float]
+
 
 def tune(folder: ModelFolder, precision: str, size: int, records: Path) -> dict[str, Tile]:
     """Measure the convolutions of a network.
@@ -47,17 +49,51 @@ def tune(folder: ModelFolder, precision: str, size: int, records: Path) -> dict[
 
     """
     target, cpu, network = _network(folder, precision, size)
+    return tune_network(network, cpu, target, records)
+
+
+def tune_network(
+    network: Network, cpu: Cpu, target: Any, records: Path, measure: Measure | None = None, trials: int | None = None
+) -> dict[str, Tile]:
+    """Measure the convolutions of a network that has been read, those with the most multiplications first.
+
+    Args:
+        network: after ``fuse_sums``.
+        cpu: of ``target``.
+        target: ``tvm.target.Target``.
+        records: folder of the records; created, or gone on with.
+        measure: (step, cpu, tiles, target) -> seconds; by default on this machine.
+        trials: measurements at most; what is on record is read and does not count.
+
+    Returns:
+        Shape -> the fastest tile; without the shapes that no measurement was left for.
+
+    """
     records.mkdir(parents=True, exist_ok=True)
-    best: dict[str, tuple[float, Tile]] = {}
-    for step in network.steps:
-        if not isinstance(step, ConvStep):
-            continue
-        shape = shape_of(spec_of(step))
+    shapes = {shape_of(spec_of(s)): s for s in sorted(_convolutions(network), key=_work)}
+    left = float("inf") if trials is None else trials
+    best: dict[str, Tile] = {}
+    for shape, step in reversed(shapes.items()):
+        seconds: dict[Tile, float] = {}
         for tile in candidates(cpu, spec_of(step)):
-            seconds = _recorded(records, cpu, shape, tile, step, target)
-            if seconds < best.get(shape, (float("inf"), tile))[0]:
-                best[shape] = (seconds, tile)
-    return {shape: tile for shape, (_, tile) in best.items()}
+            record = _record_of(records, cpu, shape, tile)
+            if not record.exists():
+                if left <= 0:
+                    continue
+                left -= 1
+                _write(record, cpu, shape, tile, (measure or time_step)(step, cpu, Tiles(cpu, {shape: tile}), target))
+            seconds[tile] = float(json.loads(record.read_text())["seconds"])
+        if seconds:
+            best[shape] = min(seconds, key=lambda tile: seconds[tile])
+    return best
+
+
+def _convolutions(network: Network) -> list[ConvStep]:
+    return [s for s in network.steps if isinstance(s, ConvStep)]
+
+
+def _work(step: ConvStep) -> int:
+    return step.out.height * step.out.width * step.weight.size if isinstance(step.out, Tensor) else 0
 
 
 def merge(path: Path, core: str, tiles: dict[str, Tile]) -> None:
@@ -121,20 +157,20 @@ def time_step(step: Step, cpu: Cpu, tiles: Tiles, target: Any) -> float:
     return float(np.percentile(times[2:], 25))
 
 
-def _recorded(records: Path, cpu: Cpu, shape: str, tile: Tile, step: ConvStep, target: Any) -> float:
-    key = hashlib.sha256(json.dumps([cpu.name, shape, tile.pixels, tile.vectors, _versions()]).encode()).hexdigest()
-    path = records / f"{key}.json"
-    if not path.exists():
-        seconds = time_step(step, cpu, Tiles(cpu, {shape: tile}), target)
-        record = {"core": cpu.name, "shape": shape, "tile": [tile.pixels, tile.vectors], "seconds": seconds}
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record))
-        temporary.replace(path)
-    return float(json.loads(path.read_text())["seconds"])
+def _record_of(records: Path, cpu: Cpu, shape: str, tile: Tile) -> Path:
+    key = hashlib.sha256(json.dumps([cpu.name, cpu.form, shape, tile.pixels, tile.vectors, _versions()]).encode()).hexdigest()
+    return records / f"{key}.json"
+
+
+def _write(path: Path, cpu: Cpu, shape: str, tile: Tile, seconds: float) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"core": cpu.name, "shape": shape, "tile": [tile.pixels, tile.vectors], "seconds": seconds}))
+    temporary.replace(path)
 
 
 def _versions() -> str:
-    code = b"".join(p.read_bytes() for p in sorted((Path(__file__).parent / "kernels").glob("*.py")))
+    here = Path(__file__).parent
+    code = b"".join(p.read_bytes() for p in (*sorted((here / "kernels").glob("*.py")), here / "cpu.py"))
     return f"{importlib.metadata.version('apache-tvm')} {hashlib.sha256(code).hexdigest()}"
 
 

@@ -6,7 +6,7 @@ import importlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -201,23 +201,15 @@ def _largest_crop(path: Path) -> int:
     """Side in pixels of the largest crop that any stage of the pipeline trains with; 0 if none trains."""
     from pipeline.config import load_pipeline
     from pipeline.plan import load_stage
+    from pipeline.preflight import crops
     from pipeline.yamlfile import validate
 
     sides = [0]
     for id_, entry in load_pipeline(path).stages.items():
         spec = load_stage(entry.uses or f"{id_}.stage", f"{path.name}: stages.{id_}.uses")
         if "train" in spec.data:
-            sides += _crops(validate(spec.config, entry.config, path.name, f"stages.{id_}.with").model_dump())
+            sides += crops(validate(spec.config, entry.config, path.name, f"stages.{id_}.with").model_dump())
     return max(sides)
-
-
-def _crops(config: Any) -> Iterator[int]:
-    """Every ``crop`` in a configuration."""
-    for key, value in config.items() if isinstance(config, Mapping) else ():
-        if key == "crop" and isinstance(value, int):
-            yield value
-        for part in value if isinstance(value, list | tuple) else [value]:
-            yield from _crops(part)
 
 
 def _level(finding: Any) -> str:

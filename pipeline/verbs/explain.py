@@ -43,7 +43,7 @@ def explain(
     from pipeline.runs import find_run
 
     place = workspace_of(pipeline, workspace)
-    plan = open_plan(pipeline, target, overrides)
+    plan = open_plan(pipeline, target, overrides, workspace)
     found = compare_keys(plan, stage, find_run(against, place), place)
     if as_json:
         print(json.dumps(found.to_json(), indent=1))

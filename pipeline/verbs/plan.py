@@ -28,7 +28,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show what 'run' would run or restore, and why."""
-    made = open_plan(pipeline, target, overrides)
+    made = open_plan(pipeline, target, overrides, workspace)
     rows = plan_rows(made, workspace_of(pipeline, workspace))
     if as_json:
         print(json.dumps(rows, indent=1))

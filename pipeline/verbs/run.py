@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.contract import Evidence, Progress, Verdict
-from pipeline.errors import GateFailed, GateUnproven, PipelineError, UsageError
+from pipeline.errors import GateFailed, GateUnproven, PipelineError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -26,13 +26,35 @@ WorkspaceOpt = Annotated[
 ]
 
 
-def open_plan(pipeline: Path, target: str, overrides: list[str]) -> Plan:
-    """The plan of a pipeline file for a target, everything validated."""
+def open_plan(pipeline: Path, target: str, overrides: list[str], workspace: Path | None = None) -> Plan:
+    """The plan of a pipeline file for a target, everything validated; with what the workspace has learned of the target's speed."""
+    from pipeline.calibration import refined
     from pipeline.config import load_pipeline
     from pipeline.plan import make_plan
     from pipeline.target import load_target
 
-    return make_plan(pipeline, load_pipeline(pipeline, tuple(overrides)), load_target(target))
+    return make_plan(pipeline, load_pipeline(pipeline, tuple(overrides)), refined(load_target(target), workspace_of(pipeline, workspace)))
+
+
+def narrowed_plan(pipeline: Path, target: str, overrides: list[str], backends: list[str], workspace: Path | None = None) -> Plan:
+    """The plan, with every stage that chooses between backends (its configuration has ``backends``) kept to those named.
+
+    Raises:
+        UsageError: a name that the target file does not have, or no such stage.
+
+    """
+    plan = open_plan(pipeline, target, overrides, workspace)
+    if not backends:
+        return plan
+    known = [b.use for b in plan.target.backends]
+    for name in backends:
+        if name not in known:
+            raise UsageError("--backend", f"target '{plan.target.name}' names no backend '{name}'", did_you_mean(name, known))
+    choosing = [s.id for s in plan.stages if "backends" in type(s.config).model_fields]
+    if not choosing:
+        raise UsageError("--backend", f"no stage of {pipeline.name} chooses between backends", "leave it out")
+    names = ", ".join(dict.fromkeys(backends))
+    return open_plan(pipeline, target, [*overrides, *(f"stages.{id_}.with.backends=[{names}]" for id_ in choosing)], workspace)
 
 
 def workspace_of(pipeline: Path, workspace: Path | None) -> Path:
@@ -52,6 +74,9 @@ def run(
     until: Annotated[str | None, typer.Option("--until", help="stop after this stage", metavar="STAGE")] = None,
     force: Annotated[list[str], typer.Option("--force", help="run this stage although a result is stored", metavar="STAGE")] = [],  # noqa: B006 - typer wants a literal
     overrides: SetOpt = [],  # noqa: B006
+    backends: Annotated[
+        list[str], typer.Option("--backend", help="of the target's backends, try this one; may be repeated", metavar="NAME")
+    ] = [],  # noqa: B006
     workspace: WorkspaceOpt = None,
     require_evidence: Annotated[
         str | None, typer.Option("--require-evidence", help="'target': gates on speed need numbers measured on the device")
@@ -69,7 +94,7 @@ def run(
             raise UsageError(
                 "--require-evidence", f"unknown evidence '{require_evidence}'", "the one kind that can be required is 'target'"
             )
-        plan = open_plan(pipeline, target, overrides)
+        plan = narrowed_plan(pipeline, target, overrides, backends, workspace)
         if isinstance(part, Follower):
             part.follow(plan)
             return
@@ -80,6 +105,7 @@ def run(
         if isinstance(part, Leader):
             part.abandon = lambda error: _finish(runner.abandon(error), as_json)
         _say_head(plan, runner.run_dir, silent)
+        _warn(plan, silent)
         _finish(runner.run(options), as_json)
 
 
@@ -96,6 +122,14 @@ def _say_head(plan: Plan, run_dir: RunDir, quiet: bool) -> None:
     if not quiet:
         names = " → ".join(s.id for s in plan.stages)
         print(f"{plan.path.name} for {plan.target.name} ({plan.target.title}): {names}\nrun directory: {run_dir.path}", flush=True)
+
+
+def _warn(plan: Plan, quiet: bool) -> None:
+    """Say before anything is trained what does not suit the target."""
+    from pipeline.preflight import warnings
+
+    for finding in () if quiet else warnings(plan):
+        print(f"warning: {finding.where}: {finding.what}", flush=True)
 
 
 def _finish(result: RunResult, as_json: bool) -> None:

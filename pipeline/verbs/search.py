@@ -62,4 +62,4 @@ def search(
         full=full,
         as_json=as_json,
     )
-    command.search(request, open_plan(pipeline, target, overrides))
+    command.search(request, open_plan(pipeline, target, overrides, workspace))

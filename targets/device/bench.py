@@ -1,185 +1,116 @@
 #!/usr/bin/env python3
-"""Verify and time the artifacts of this folder on this device; writes result.json.
+"""Prove and time an artifact of this folder on this board; writes result.json.
 
-python3 bench.py --verify           check every file's hash and the golden output: PASS or FAIL, exit 0 or 1
-python3 bench.py                    the same, then time the artifact chosen for this device
+python3 bench.py --verify           check hashes, board and golden output: PASS or FAIL, exit 0 or 1
+python3 bench.py                    the same, then time the artifact chosen for this board
 python3 bench.py --artifact NAME    another artifact of bundle.json
 
-Needs Python 3.8 or later, numpy, and the artifact's runtime (onnxruntime, LiteRT, OpenVINO, TVM or trtexec); nothing else.
+Exit status: 0 timed, 1 the golden output is another, 2 it cannot be run here, 3 timed but unstable: result.json says why.
+Needs Python 3.6 or later, numpy, and the artifact's runtime (its own runner, onnxruntime, LiteRT, OpenVINO or TensorRT).
 """
 
-from __future__ import annotations
-
 import argparse
-import hashlib
-import json
-import math
-import os
-import platform
+import contextlib
+import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-try:
-    import numpy as np
-except ImportError as missing:
-    sys.stderr.write(f"error: {missing}: pip install numpy\n")
-    sys.exit(2)
-
-from runtimes import HERE, RUNTIMES, DeviceError, call  # the file beside this one
-
-if TYPE_CHECKING:
-    Json = dict[str, Any]
-
-
-def read_text(path: Path) -> str:
-    """Text of a file, empty when it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
-    except OSError:
-        return ""
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file, 64 hex digits."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as f:
-            for chunk in iter(lambda: f.read(1 << 20), b""):
-                digest.update(chunk)
-    except OSError:
-        raise DeviceError(f"{path.name} is missing: copy the bundle again") from None
-    return digest.hexdigest()
-
-
-def check_manifest() -> int:
-    """Compare every file that MANIFEST.sha256 lists with its hash; returns how many there are."""
-    lines = read_text(HERE / "MANIFEST.sha256").splitlines()
-    if not lines:
-        raise DeviceError("MANIFEST.sha256 is missing or empty: copy the bundle again")
-    for line in lines:
-        want, _, name = line.partition("  ")
-        if sha256(HERE / name) != want:
-            raise DeviceError(f"{name} differs from MANIFEST.sha256: copy the bundle again")
-    return len(lines)
-
-
-def load_bundle() -> Json:
-    """Read bundle.json."""
-    try:
-        bundle: Json = json.loads(read_text(HERE / "bundle.json"))
-    except ValueError:
-        raise DeviceError("bundle.json is missing or damaged: copy the bundle again") from None
-    return bundle
-
-
-def pick(bundle: Json, name: str) -> Json:
-    """Find the artifact of that name, by default the one chosen for this device."""
-    found: dict[str, Json] = {a["name"]: a for a in bundle["artifacts"]}
-    name = name or bundle["chosen"]
-    if name not in found:
-        raise DeviceError(f"no artifact '{name}' in this bundle; there are: {', '.join(found)}")
-    return found[name]
-
-
-def golden_input(artifact: Json) -> Any:
-    """Load the golden input as float32 [1, 3, H, W] in [0, 1]."""
-    return np.load(str(HERE / artifact["golden"]["input"])).astype(np.float32) / np.float32(255)
-
-
-def golden_psnr(got: Any, artifact: Json) -> float:
-    """PSNR in dB of an output against the golden one; infinite when they are equal, NaN when either holds a NaN."""
-    want = np.load(str(HERE / artifact["golden"]["expected"]))
-    if got.shape != want.shape:
-        raise DeviceError(f"the output is {got.shape}, the golden one {want.shape}")
-    if want.dtype == np.uint8:
-        got, want = np.rint(np.clip(got, 0, 1) * 255) / 255, want / 255.0
-    mse = float(np.mean(np.square(got.astype(np.float64) - want)))
-    return math.inf if mse == 0 else -10 * math.log10(mse) if math.isfinite(mse) else math.nan
-
-
-def statistics(times: list[float]) -> Json:
-    """Percentiles in ms and the robust coefficient of variation (1.4826 x median absolute deviation / median)."""
-    p50, p90, p99 = (float(np.percentile(times, q)) for q in (50, 90, 99))
-    cv = 1.4826 * float(np.median(np.abs(np.asarray(times) - p50))) / p50
-    return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "cv": cv, "count": len(times), "times_ms": [round(t, 4) for t in times]}
-
-
-def temperatures() -> Json:
-    """Degrees Celsius by thermal zone."""
-    zones = sorted(Path("/sys/class/thermal").glob("thermal_zone*"))
-    found = {f"{z.name} {read_text(z / 'type')}": read_text(z / "temp") for z in zones}
-    return {k: int(v) / 1000 for k, v in found.items() if v.lstrip("-").isdigit()}
-
-
-def host_facts() -> Json:
-    """What decides a timing on this machine; nothing personal."""
-    cpu = [x.split(":", 1)[1].strip() for x in read_text(Path("/proc/cpuinfo")).splitlines() if x.startswith(("model name", "Model"))]
-    power = call("nvpmodel", "-q")
-    facts = {
-        "machine": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
-        "cpu": cpu[0] if cpu else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "model": read_text(Path("/proc/device-tree/model")),
-        "l4t": read_text(Path("/etc/nv_tegra_release")).split("\n")[0],
-        "power_mode": "" if power[0] else " ".join(power[1].split()),
-    }
-    return {k: v for k, v in facts.items() if v}
+from board.basics import HERE, DeviceError, Json, sha256, write_json
+from board.line import Line
+from board.measure import measure
+from board.opened import Opened, add_arguments, verify_only
+from board.sensors import power_mode
+from board.settings import LockedClocks, PowerMode
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--artifact", default="", help="name in bundle.json (default: the one chosen for this device)")
-    parser.add_argument("--verify", action="store_true", help="check hashes and golden output only")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads, 0 = all (default 1)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="least time to measure (default 10)")
-    parser.add_argument("--count", type=int, default=50, help="least number of runs (default 50)")
-    parser.add_argument("--output", type=Path, default=HERE / "result.json", help="where the result goes")
-    return parser.parse_args()
+    add_arguments(parser)
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="least time to measure (default 10)")
+    parser.add_argument("--count", type=int, default=50, metavar="N", help="least number of runs (default 50)")
+    parser.add_argument("--frames", type=int, default=5, metavar="N", help="least number of whole frames (default 5)")
+    parser.add_argument("--warmup", type=float, default=2.0, metavar="S", help="least time to warm up (default 2)")
+    parser.add_argument("--set-clocks", action="store_true", help="lock the highest clocks while measuring, then give them back (root)")
+    parser.add_argument("--power-mode", type=int, default=-1, metavar="ID", help="a Jetson's mode while measuring; needs --set-clocks")
+    parser.add_argument("--wait", type=float, default=3600.0, metavar="S", help="longest wait for another benchmark (default 3600)")
+    parser.add_argument("--out", "--output", type=Path, default=HERE / "result.json", metavar="FILE", help="where the result goes")
+    args = parser.parse_args()
+    if args.power_mode >= 0 and not args.set_clocks:
+        parser.error("--power-mode needs --set-clocks")
+    if args.seconds < 0 or args.count < 1 or args.frames < 1 or args.warmup < 0:
+        parser.error("--seconds and --warmup are 0 or more, --count and --frames 1 or more")
+    return args
 
 
-def result(args: argparse.Namespace, bundle: Json, artifact: Json, runner: Any, golden: Json) -> Json:
-    """Time the artifact; everything that result.json holds."""
-    lq, before = golden_input(artifact), temperatures()
-    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    latency = statistics(runner.measure(lq, args.seconds, args.count))
-    what = {"schema": 1, "target": bundle["target"], "artifact": artifact["name"], "artifact_sha256": artifact["sha256"]}
-    what.update(bundle_sha256=sha256(HERE / "bundle.json"), runtime=runner.version, threads=args.threads, started=started)
-    what.update(height=lq.shape[2], width=lq.shape[3], golden=golden, latency=latency, host=host_facts())
-    return {**what, "temperatures": {"before": before, "after": temperatures()}}
+def result(args: argparse.Namespace, opened: Opened) -> Json:
+    """Measure; everything that result.json holds."""
+    started, begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
+    with contextlib.ExitStack() as stack:
+        if args.set_clocks:
+            stack.enter_context(PowerMode(args.power_mode, power_mode().get("id")))
+            stack.enter_context(LockedClocks())
+        opened.device["power_mode"] = power_mode() or None
+        measured = measure(args, opened)
+    return {
+        "schema": 2,
+        "bundle_sha256": sha256(HERE / "MANIFEST.sha256"),
+        "target": opened.bundle["target"],
+        "artifact": opened.artifact["name"],
+        "artifact_sha256": opened.artifact["sha256"],
+        "precision": opened.artifact["precision"],
+        "verified": opened.passed,
+        "golden": opened.golden(),
+        "device": dict(opened.device, clocks=measured["samples"]["clocks_before"]),
+        "started": started,
+        "seconds": round(time.monotonic() - begun, 3),
+        **measured,
+    }
 
 
 def work(args: argparse.Namespace) -> int:
     """Verify, and time unless told not to; returns the exit status."""
-    files, bundle = check_manifest(), load_bundle()
-    artifact = pick(bundle, args.artifact)
-    bound = artifact["golden"]["psnr_at_least"]
-    if artifact["backend"] not in RUNTIMES:
-        raise DeviceError(f"this script cannot run the backend '{artifact['backend']}'")
-    runner = RUNTIMES[artifact["backend"]](artifact, bundle, args.threads)
-    psnr = golden_psnr(runner.run(golden_input(artifact)), artifact)
-    verdict = "PASS" if psnr >= bound else "FAIL"
-    text = f"{files} files as in the manifest, output {psnr:.1f} dB from the golden one (at least {bound:g})"
-    sys.stdout.write(f"{verdict} {artifact['name']}: {text}\n")
-    if args.verify or verdict == "FAIL":
-        return 0 if verdict == "PASS" else 1
-    golden = {"psnr": psnr if math.isfinite(psnr) else None, "identical": psnr == math.inf, "bound": bound}
-    report = result(args, bundle, artifact, runner, golden)
-    args.output.write_text(json.dumps(report, indent=1) + "\n")
-    t = report["latency"]
-    times = f"p50 {t['p50_ms']:.2f} ms, p90 {t['p90_ms']:.2f}, p99 {t['p99_ms']:.2f}, cv {t['cv']:.3f}"
-    sys.stdout.write(f"{args.output}: {times}, {t['count']} runs\n")
+    if args.verify:
+        return verify_only(args)
+    with Line(args.wait):
+        opened = Opened(args)
+        print(opened.verify(), flush=True)
+        if not opened.passed:
+            return 1
+        report = result(args, opened)
+        opened.runtime.close()
+        write_json(args.out, report)
+    print(f"{args.out}: {summary(report)}")
+    if not report["stable"]:
+        sys.stderr.write(f"unstable: {report['unstable_reason']}\n")
+        return 3
     return 0
 
 
+def summary(report: Json) -> str:
+    """The times in one line."""
+    return "; ".join(f"{name} {_times(report[name])}" for name in ("kernel", "frame") if report[name])
+
+
+def _times(t: Json) -> str:
+    return f"p50 {t['p50_ms']:.2f} ms, p90 {t['p90_ms']:.2f}, p99 {t['p99_ms']:.2f}, cv {t['cv']:.3f}, {t['count']} runs"
+
+
+def stop(number: int, frame: Any) -> None:
+    """Leave by the ordinary way, so that clocks are given back."""
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
+    with contextlib.suppress(AttributeError):
+        signal.signal(signal.SIGHUP, stop)
     try:
         sys.exit(work(parse()))
     except DeviceError as e:
         sys.stderr.write(f"error: {e}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

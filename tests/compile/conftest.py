@@ -39,14 +39,19 @@ def jetson() -> Target:
     return load_target("jetson-xavier").model_copy(update={"frame": Frame(width=316, height=180)})
 
 
-def compile_stage(model: Path, target: Target, workdir: Path, **config: object) -> StageResult:
+def compile_stage(model: Path, target: Target, workdir: Path, said: list[str] | None = None, **config: object) -> StageResult:
+    """Run the stage; ``said`` gets the lines of its log."""
     from compile.stage import STAGE
 
     workdir.mkdir(parents=True, exist_ok=True)
     settings = STAGE.config(**{"tile": 96, "seconds": 0.05, **config})
     inputs = {"model": Artifact(Kind.ONNX, model, hash_path(model), 1)}
     view = TargetView(target, STAGE.reads_target)
-    return STAGE.run(StageContext(settings, inputs, workdir, view, {"calibrate": Photos()}, 1, Quiet()))
+    progress = Quiet()
+    result = STAGE.run(StageContext(settings, inputs, workdir, view, {"calibrate": Photos()}, 1, progress))
+    if said is not None:
+        said += progress.lines
+    return result
 
 
 @pytest.fixture(scope="session")

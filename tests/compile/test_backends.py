@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from compile.candidates import Attempt, Plan
+from compile.child import Runtimes
 from compile.judge import Judge
 from compile.parity import FLOAT_DB
 from eval.session import Backend, BuildRequest, load_backend, open_session
@@ -92,8 +93,8 @@ def test_what_runs_here_is_the_same_network(name: str, precision: str, model_fol
     facts = made.built.facts
     assert (facts["backend"], facts["precision"]) == (f"compile.{name}", precision)
     assert facts["float_precision"] in PRECISIONS[:3]
-    judge = Judge(ModelFolder(model_folder), Photos(height=SIDE, width=SIDE), host, SIDE, 1, 0.01)
-    [judged] = judge.judge([made])
+    with Runtimes(tmp_path / "runtimes") as runtimes:
+        [judged] = Judge(ModelFolder(model_folder), Photos(height=SIDE, width=SIDE), host, SIDE, 0.01, runtimes).judge([made])
     if name == "null":
         assert judged.parity.verdict is Verdict.FAILED  # the identity is not the network
         return
@@ -101,9 +102,10 @@ def test_what_runs_here_is_the_same_network(name: str, precision: str, model_fol
     rows = {m.name: m.value for m in judged.measurements}
     if precision == "int8":
         assert abs(rows["parity_task_psnr"]) <= 0.05
-        assert "scales exact" in judged.parity.reason
+        assert "scales and integers exact" in judged.parity.reason
     else:
-        assert rows["parity_psnr"] >= FLOAT_DB
+        assert rows["parity_psnr"] >= FLOAT_DB[precision]
+        assert ("parity_task_psnr" in rows) == (precision == "bf16")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,69 +1,27 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from compile.bundle import write_manifest
-from eval.bundle import Bundle
-from pipeline.contract import StageResult
-from pipeline.store import hash_path
+from compile.bundle import FLOAT_PIXELS, golden_image
+from compile.card import licences, model_card
+from eval.bundle import Bundle, read_golden
+from pipeline.contract import Better, Evidence, Measurement
+from pipeline.store import hash_file, hash_path
 from pipeline.target import Target
+from quantize.artifact import ModelFolder
 from tests.compile.conftest import compile_stage
-
-Bench = Callable[..., subprocess.CompletedProcess[str]]
-
-TRTEXEC = '''#!{python}
-"""Stands for trtexec: an "engine" is its ONNX file, run by ONNX Runtime; every flag must be one that 8.5 knows."""
-import json, shutil, sys
-import numpy as np, onnxruntime
-from compile.tensorrt.flags import VERSIONS
-flags = dict(f.removeprefix("--").partition("=")[::2] for f in sys.argv[1:])
-unknown = set(flags) - VERSIONS[8].flags
-if unknown: sys.exit(f"unknown option {{unknown}}")
-if "saveEngine" in flags:
-    shutil.copy(flags["onnx"], flags["saveEngine"])
-if "loadInputs" in flags:
-    session = onnxruntime.InferenceSession(flags["loadEngine"], providers=["CPUExecutionProvider"])
-    name, path = flags["loadInputs"].split(":")
-    x = np.fromfile(path, np.float32).reshape(session.get_inputs()[0].shape)
-    y = session.run(None, {{name: x}})[0] + np.float32({error})
-    json.dump([{{"name": "restored", "dimensions": "1x3x", "values": y.ravel().tolist()}}], open(flags["exportOutput"], "w"))
-if "exportTimes" in flags:
-    json.dump([{{"latencyMs": 2.0 + k}} for k in range(int(flags["iterations"]))], open(flags["exportTimes"], "w"))
-'''
+from tests.compile.networks import Photos
 
 
 @pytest.fixture
 def copy(bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle, tmp_path / "bundle"))
-
-
-@pytest.fixture
-def bench(copy: Path) -> Bench:
-    def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(copy / "bench.py"), *args]
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, cwd="/")
-
-    return run
-
-
-@pytest.fixture
-def trtexec(tmp_path: Path) -> Callable[[float], dict[str, str]]:
-    def make(error: float) -> dict[str, str]:
-        path = tmp_path / "trtexec"
-        path.write_text(TRTEXEC.format(python=sys.executable, error=error))
-        path.chmod(0o755)
-        return {"TRTEXEC": str(path), "PYTHONPATH": str(Path(__file__).parents[2])}
-
-    return make
 
 
 def test_what_is_in_it(bundle: Path):
@@ -77,6 +35,9 @@ def test_what_is_in_it(bundle: Path):
     assert facts.lineage["model_sha256"]
     for artifact in facts.artifacts:
         assert (bundle / artifact.path).stat().st_size == artifact.bytes
+        assert artifact.tile == ((artifact.height, artifact.width) if artifact.height else (184, 320))
+        assert 0 < artifact.halo < min(artifact.tile) / 2
+        assert (artifact.runner != "") == (artifact.backend == "tvm")
         assert artifact.golden.psnr_at_least == {"fp32": 60, "fp16": 45, "int8": 40}[artifact.precision]
 
 
@@ -89,12 +50,11 @@ def test_sha256sum_agrees_with_the_manifest(copy: Path):
 def test_the_golden_files_are_the_network_s(bundle: Path):
     opened = Bundle.open(bundle)
     for artifact in opened.facts.artifacts:
-        lq = np.load(bundle / artifact.golden.input)
-        want = np.load(bundle / artifact.golden.expected)
+        lq, want = (read_golden(bundle / name) for name in (artifact.golden.input, artifact.golden.expected))
         assert lq.dtype == np.uint8
         assert lq.shape == want.shape == (1, 3, artifact.height or 96, artifact.width or 96)
         with opened.session(artifact.name) as session:
-            got = session.run(lq.astype(np.float32) / np.float32(255))
+            got = session.run(lq.astype(np.float32) * np.float32(1 / 255))
         assert np.abs(got - want).max() < 0.02
         assert np.abs(want - lq / 255).max() > 0.02
 
@@ -108,103 +68,35 @@ def test_the_same_inputs_give_the_same_bytes_whatever_a_killed_run_left(bundle: 
         assert hash_path(again) == hash_path(bundle)
 
 
-def test_the_readme_is_ten_lines(bundle: Path):
-    text = (bundle / "README.txt").read_text()
-    assert text.count("\n") <= 10
-    assert "sh build_engine.sh" in text
-    assert "bench.py --verify" in text
+def test_the_readme_is_short_and_in_order(bundle: Path):
+    text = (bundle / "README.md").read_text()
+    assert text.count("\n") <= 14
+    steps = ["sha256sum -c", "sh build_engine.sh", "run.py --verify", "run.py INPUT OUTPUT", "python3 bench.py"]
+    places = [text.index(step) for step in steps]
+    assert places == sorted(places)
+    assert "which needs TensorRT, which JetPack brings" in text
 
 
-def test_the_host_s_artifact_verifies_and_is_timed(copy: Path, bench: Bench, compiled: StageResult):
-    host = Bundle.open(copy).facts.host
-    done = bench("--artifact", host, "--verify")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"PASS {host}: ")
-    done = bench("--artifact", host, "--seconds", "0.05", "--count", "12", "--threads", "1")
-    assert done.returncode == 0, done.stderr
-    result = json.loads((copy / "result.json").read_text())
-    assert result["latency"]["count"] >= 12
-    assert 0 < result["latency"]["p50_ms"] <= result["latency"]["p90_ms"] <= result["latency"]["p99_ms"]
-    assert result["artifact_sha256"] == Bundle.open(copy).artifact(host).sha256
-    assert {"machine", "cpu", "python"} <= set(result["host"])
-    assert (result["height"], result["width"], result["threads"]) == (96, 96, 1)
+def test_a_large_golden_frame_is_one_patch_over_and_over():
+    image = np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    small, large = golden_image(image, 96, 128), golden_image(image, 1088, 1920)
+    assert np.array_equal(small, image[102:198, 186:314])
+    assert large.shape == (1088, 1920, 3) and large.shape[0] * large.shape[1] > FLOAT_PIXELS
+    assert np.array_equal(large[:272, :480], image[14:286, 10:490])
+    assert np.array_equal(large[272:], large[:-272]) and np.array_equal(large[:, 480:], large[:, :-480])
 
 
-def test_the_tvm_artifact_runs_on_the_host_it_was_built_for(model_folder: Path, tmp_path: Path):
-    from pipeline.target import load_target
-
-    host = load_target("host")
-    only_tvm = host.model_copy(update={"backends": tuple(b for b in host.backends if b.use == "tvm")})
-    made = compile_stage(model_folder, only_tvm, tmp_path / "work").outputs["bundle"].path
-    done = subprocess.run([sys.executable, str(made / "bench.py"), "--verify"], capture_output=True, text=True)
-    assert done.stdout.startswith("PASS tvm-int8: "), done.stderr
-
-
-def test_engines_are_built_verified_and_timed_on_the_board(copy: Path, bench: Bench, trtexec: Callable[[float], dict[str, str]]):
-    env = trtexec(0.0)
-    done = subprocess.run(["sh", str(copy / "build_engine.sh")], capture_output=True, text=True, env={**os.environ, **env})
-    assert done.returncode == 0, done.stderr
-    assert (copy / "artifacts/tensorrt-int8.engine").exists()
-    assert not (copy / "artifacts/tensorrt-fp16.engine").exists()
-    done = bench("--seconds", "1", "--count", "21", **env)
-    assert done.returncode == 0, done.stderr
-    result = json.loads((copy / "result.json").read_text())
-    assert (result["artifact"], result["latency"]["p50_ms"]) == ("tensorrt-int8", 12.0)
-    assert (result["height"], result["width"]) == (184, 320)
-    done = subprocess.run(["sh", str(copy / "build_engine.sh"), "none"], capture_output=True, text=True, env={**os.environ, **env})
-    assert (done.returncode, done.stderr) == (2, "error: no artifact 'none'; there are: tensorrt-int8, tensorrt-fp16\n")
-
-
-@pytest.mark.parametrize("error", ["0.1", "np.nan"])
-def test_a_wrong_engine_fails_and_is_not_timed(copy: Path, bench: Bench, trtexec: Callable[[str], dict[str, str]], error: str):
-    env = trtexec(error)
-    subprocess.run(["sh", str(copy / "build_engine.sh")], check=True, env={**os.environ, **env})
-    done = bench(**env)
-    assert (done.returncode, done.stdout[:19]) == (1, "FAIL tensorrt-int8:")
-    assert not (copy / "result.json").exists()
-
-
-def test_a_script_without_trtexec_says_so(copy: Path):
-    env = {**os.environ, "TRTEXEC": "/nowhere/trtexec"}
-    done = subprocess.run(["sh", str(copy / "build_engine.sh")], capture_output=True, text=True, env=env)
-    assert (done.returncode, done.stderr) == (2, "error: no trtexec at /nowhere/trtexec: set TRTEXEC to its path\n")
-
-
-def spoil_file(copy: Path) -> None:
-    with (copy / Bundle.open(copy).artifact().path).open("ab") as f:
-        f.write(b"!")
-
-
-def remove_file(copy: Path) -> None:
-    (copy / "golden/input-320x184.npy").unlink()
-
-
-def remove_manifest(copy: Path) -> None:
-    (copy / "MANIFEST.sha256").unlink()
-
-
-def spoil_facts(copy: Path) -> None:
-    (copy / "bundle.json").write_text("{")
-    write_manifest(copy)
-
-
-@pytest.mark.parametrize(
-    ("damage", "text"),
-    [
-        (spoil_file, "artifacts/tensorrt-int8.onnx differs from MANIFEST.sha256: copy the bundle again"),
-        (remove_file, "input-320x184.npy is missing: copy the bundle again"),
-        (remove_manifest, "MANIFEST.sha256 is missing or empty: copy the bundle again"),
-        (spoil_facts, "bundle.json is missing or damaged: copy the bundle again"),
-    ],
-)
-def test_a_damaged_bundle_is_one_clear_line(copy: Path, bench: Bench, damage: Callable[[Path], None], text: str):
-    damage(copy)
-    done = bench("--verify")
-    assert (done.returncode, done.stderr) == (2, f"error: {text}\n")
-
-
-def test_what_cannot_run_is_one_clear_line(bench: Bench):
-    assert "error: no artifact 'nope' in this bundle; there are: " in bench("--artifact", "nope").stderr
-    assert bench("--verify", TRTEXEC="/nowhere").stderr.startswith("error: trtexec is not at /nowhere: install TensorRT")
-    assert bench("--verify", TRTEXEC=sys.executable).stderr.endswith("is not built yet: run ./build_engine.sh on this device first\n")
-    assert "was built for aarch64 and this machine is" in bench("--artifact", "tvm-fp32", "--verify").stderr
+def test_the_model_card_says_where_it_comes_from(model_folder: Path, float_folder: Path):
+    folder = ModelFolder(model_folder)
+    row = Measurement("psnr", 30.5, "dB", Better.HIGHER, 3, Evidence.HOST, {"split": "calibrate"})
+    photos = Photos()
+    card = model_card(folder, {"calibrate": photos}, [row], ["numpy", "no-such-package"])
+    assert card["lineage"]["data"] == {"calibrate": {"sha256": photos.digest(), "pairs": 3}}
+    assert card["lineage"]["checkpoint_sha256"] == hash_file(folder.checkpoint)
+    assert card["lineage"]["sources"]["float.onnx"] == hash_file(folder.float)
+    assert card["scores"][0] | {"value": 30.5, "evidence": "host", "unit": "dB", "samples": 3} == card["scores"][0]
+    assert "per" not in card["quantization"] and card["quantization"]["weights"].startswith("int8, symmetric")
+    assert [k.split()[0] for k in card["licences"]] == ["numpy"]
+    assert "BSD" in next(iter(licences(["numpy"]).values()))
+    assert model_card(ModelFolder(float_folder), {}, [], [])["quantization"] == {}
+    json.dumps(card)

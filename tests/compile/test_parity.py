@@ -8,7 +8,17 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from compile.parity import float_parity, integer_parity, output_psnr, parity_measurement, scale_differences, unproven
+from compile.parity import (
+    FLOAT_DB,
+    float_parity,
+    integer_parity,
+    output_psnr,
+    parity_measurement,
+    qdq_differences,
+    scale_differences,
+    unproven,
+    with_task_parity,
+)
 from eval.quality import QualityResult
 from eval.session import Session
 from pipeline.contract import Verdict
@@ -40,14 +50,46 @@ def test_psnr_by_hand():
         output_psnr(zero, zero[..., :2])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(
     ("error", "verdict"), [(0, "passed"), (0.99e-3, "passed"), (1.01e-3, "failed"), (math.nan, "failed"), (math.inf, "failed")]
 )
-def test_float_parity_asks_for_60_db(error: float, verdict: str):
-    found = float_parity(Adds(error), Adds(0), BATCHES)
+def test_float_parity_asks_for_60_db(error: float, verdict: str, precision: str):
+    found = float_parity(Adds(error), Adds(0), BATCHES, precision)
     assert found.verdict is Verdict(verdict)
     assert found.measurements[0].name == "parity_psnr"
     assert "at least 60" in found.reason
+
+
+@pytest.mark.parametrize(("error", "verdict"), [(3.1e-3, "passed"), (3.2e-3, "failed"), (math.nan, "failed")])
+def test_bf16_parity_asks_for_50_db(error: float, verdict: str):
+    found = float_parity(Adds(error), Adds(0), BATCHES, "bf16")
+    assert found.verdict is Verdict(verdict)
+    assert "at least 50" in found.reason
+
+
+def test_the_bounds_follow_from_the_significant_bits():
+    """One rounding of an image at full amplitude, in dB: fp32 and fp16 keep 60 dB, bf16 cannot, and 50 dB leaves it seven roundings."""
+
+    def rounded_once(bits: int) -> float:
+        values = np.random.default_rng(0).uniform(0.5, 1, (1, 3, 256, 256))
+        grid = np.rint(values * 2**bits) / 2**bits
+        return output_psnr(grid, values)
+
+    assert rounded_once(8) == pytest.approx(58.96, abs=0.05)
+    assert rounded_once(11) == pytest.approx(77.0, abs=0.05)
+    assert rounded_once(8) < FLOAT_DB["fp32"] == FLOAT_DB["fp16"] < rounded_once(11)
+    assert int(10 ** ((58.96 - FLOAT_DB["bf16"]) / 10)) == 7
+
+
+def test_a_float_artifact_can_be_held_to_the_task_as_well():
+    good = float_parity(Adds(0), Adds(0), BATCHES, "bf16")
+    for change, verdict in ((0.049, "passed"), (-0.051, "failed"), (0.051, "failed"), (math.nan, "failed")):
+        found = with_task_parity(good, quality(30.0 + change), quality(30.0), "float network")
+        assert found.verdict is Verdict(verdict)
+        assert "against the float network (at most 0.05 either way)" in found.reason
+    failed = float_parity(Adds(1), Adds(0), BATCHES, "bf16")
+    assert with_task_parity(failed, quality(30.0), quality(30.0), "float network").verdict is Verdict.FAILED
 
 
 def test_the_worst_image_counts_and_nan_stays_nan():
@@ -120,3 +162,25 @@ def test_one_changed_weight_scale_is_found(model_folder: Path):
     name = next(iter(scales["weights"]))
     scales["weights"][name]["scale"][0] = float(np.nextafter(np.float32(scales["weights"][name]["scale"][0]), np.float32(9)))
     assert scale_differences(folder.qdq("s8"), scales) == [f"weight {name}"]
+
+
+def tampered(folder: ModelFolder, flavour: str, out: Path) -> str:
+    """A Q/DQ file with one integer of one weight changed by 1; the weight's name."""
+    name = next(iter(folder.scales()["weights"]))
+    model = onnx.load(folder.qdq(flavour))
+    node = next(n for n in model.graph.node if n.name == f"{name}.dequantize")
+    tensor = next(i for i in model.graph.initializer if i.name == node.input[0])
+    value = numpy_helper.to_array(tensor).copy()
+    value.reshape(-1)[0] += 1 if value.reshape(-1)[0] < 127 else -1
+    tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    onnx.save(model, out)
+    return name
+
+
+@pytest.mark.parametrize("flavour", ["s8", "u8"])
+def test_one_changed_integer_of_a_weight_is_found(model_folder: Path, tmp_path: Path, flavour: str):
+    folder = ModelFolder(model_folder)
+    assert qdq_differences(folder.qdq(flavour), folder) == []
+    name = tampered(folder, flavour, tmp_path / "changed.onnx")
+    assert scale_differences(tmp_path / "changed.onnx", folder.scales()) == []
+    assert qdq_differences(tmp_path / "changed.onnx", folder) == [f"integers of weight {name}"]

@@ -162,7 +162,7 @@ def test_a_wrong_scale_or_weight_is_found(folders: dict[str, Path], host: Target
 def _stem_weights(folder: ModelFolder, tmp_path: Path) -> bytes:
     cpu = cpu_of(host_target())
     model = fixed(folder.path, cpu.flavour, tmp_path / "fixed.onnx")
-    module = assemble(read_network(Graph(model), cpu.activation, Number()), cpu, Tiles(cpu), 17)
+    module = assemble(read_network(Graph(model), cpu.activation, Number()), cpu, Tiles.shipped(cpu), 17)
     return module.constants[0].constants[0].tobytes()[:64]
 
 

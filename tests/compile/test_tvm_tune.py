@@ -18,6 +18,7 @@ from compile.tvm.kernels.tensors import Number, Place
 from compile.tvm.tiles import SHIPPED, Tiles
 from eval.quality import to_batch
 from eval.session import BuildRequest, open_session
+from pipeline.errors import UsageError
 from pipeline.target import Target, load_target
 from quantize.artifact import ModelFolder
 from tests.compile.networks import Photos, write_model_folder
@@ -55,6 +56,33 @@ def test_tuning_keeps_records_and_goes_on_from_them(tiny: Path, tmp_path: Path, 
 
 def read(path: Path) -> dict[str, object]:
     return json.loads(path.read_text())
+
+
+def test_tuning_within_a_build_takes_what_it_measured_and_says_so(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    times = iter(range(100, 0, -1))
+    monkeypatch.setattr(tune, "time_step", lambda *_: float(next(times)))  # each tile faster than the one before
+    options = {"tune": {"trials": 2, "records": tmp_path / "records"}}
+    request = BuildRequest(tiny, "int8", 32, 32, load_target("host"), tmp_path, for_host=True, options=options)
+    built = BACKEND.build(request)
+    records = [read(p) for p in (tmp_path / "records").glob("*.json")]
+    assert len(records) == 2
+    fastest = min(records, key=lambda r: r["seconds"])
+    assert built.facts["tiles"][fastest["shape"]] == fastest["tile"]
+    assert BACKEND.differences(built, ModelFolder(tiny)) == []  # read back with the same tiles
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tune": {"trials": 2}}, "does not run here to be timed\nhint: add rpc: host:port/key"),
+        ({"tune": {"rpc": "board"}}, "must be host:port/key"),
+        ({"tuning": {}}, "tuning"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(options: dict[str, object], message: str, tiny: Path, tmp_path: Path):
+    request = BuildRequest(tiny, "int8", 32, 32, load_target("raspberry-pi-5"), tmp_path, options=options)
+    with pytest.raises(UsageError, match=message):
+        BACKEND.build(request)
 
 
 def test_merging_keeps_what_is_there(tmp_path: Path):

@@ -35,10 +35,12 @@ def write_checkpoint(path: Path) -> nn.Module:
 
 def write_bundle(path: Path, module: nn.Module, fixed: tuple[int, int] = (0, 0)) -> None:
     """Write a bundle of one ONNX Runtime artifact; ``fixed`` (height, width) makes it take that size only."""
-    (path / "artifacts").mkdir(parents=True)
+    for folder in ("artifacts", "reference"):
+        (path / folder).mkdir(parents=True)
     (path / "bench.py").write_text("print('bench')\n")
     model = path / "artifacts" / "model.onnx"
     export_onnx(module, model, height=fixed[0] or None, width=fixed[1] or None)
+    export_onnx(module, path / "reference" / "model.onnx")
     facts = {"backend": "compile.onnxruntime", "precision": "fp32", "height": fixed[0], "width": fixed[1]}
     (path / FACTS).write_text(_facts(module, model, facts).model_dump_json(by_alias=True))
     files = sorted(p for p in path.rglob("*") if p.is_file())
@@ -59,7 +61,7 @@ def _facts(module: nn.Module, model: Path, facts: dict[str, Any]) -> BundleFacts
         width=facts["width"],
         facts=facts,
         float_precision="fp32",
-        reference="artifacts/model.onnx",
+        reference="reference/model.onnx",
         evaluation=Opening(path="artifacts/model.onnx", facts=facts),
         stands_in=False,
         golden=Golden(input="golden/input.npy", expected="golden/expected.npy", psnr_at_least=60),

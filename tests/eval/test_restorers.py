@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from eval.quality import torch_restorer
-from eval.restorers import AUTO_TILE, WHOLE_PIXELS, Restorer, extended, halo_of, open_restorer
-from pipeline.errors import UsageError
+from eval.receptive import GlobalOperation, Receptive
+from eval.restorers import AUTO_TILE, LARGEST_TILE, WHOLE_PIXELS, Restorer, extended, module_receptive, open_restorer
+from pipeline.errors import StageFailed, UsageError
 from tests.eval.model_example import photo, write_bundle, write_checkpoint
 
 HINT = "hint: name a checkpoint, published weights (.pth), a bundle folder, or a run directory"
@@ -86,10 +87,38 @@ def test_checkpoint_and_bundle_agree(models):
 def test_a_bundle_of_fixed_size_takes_any_image(models):
     seen = []
     with open_restorer(models / "run", threads=1) as restorer:
+        assert "overlap" not in restorer.describe()
         out = restorer(photo(200, 150), lambda done, total: seen.append((done, total)))
         assert out.shape == (200, 150, 3)
         assert len(seen) == len(restorer.plan(200, 150)) > 4
+        assert restorer(photo(300, 90)).shape == (300, 90, 3)
+        why = (
+            "the network sees 39 pixels far, tiles of 64 overlap by 16 on each side; "
+            "2 x GlobalAveragePool draw on the whole image, here on its tile"
+        )
+        assert restorer.describe()["overlap"] == {"halo": 16, "blend": 16, "why": why}
         assert restorer(photo(10, 10)).shape == (10, 10, 3)
+        assert "overlap" not in restorer.describe()
+
+
+def test_a_checkpoint_in_tiles_overlaps_by_what_it_sees(models):
+    image = photo(300, 451)
+    with open_restorer(models / "student.safetensors", threads=1, tile=160) as restorer:
+        out = restorer(image)
+        assert restorer.describe()["overlap"]["halo"] == 39
+    with open_restorer(models / "student.safetensors", threads=1) as restorer:
+        whole = restorer(image).astype(int)
+    assert np.abs(out - whole).max() <= 4  # it has squeeze-and-excite
+    assert np.abs(out - whole).mean() < 0.5
+
+
+def test_a_network_that_cannot_be_exported_is_not_cut():
+    class Odd(torch.nn.Module):
+        def forward(self, lq):
+            return torch.linalg.svd(lq)[0] @ lq
+
+    with pytest.raises(StageFailed, match="Odd: the network cannot be exported to ONNX, which tells how tiles must overlap"):
+        module_receptive(Odd())
 
 
 def test_descriptions_say_what_runs(models):
@@ -105,20 +134,49 @@ def test_descriptions_say_what_runs(models):
     assert facts["tile"] == [64, 96]
 
 
+def sees(halo, whole=()):
+    """How far a network sees, and how often it was asked."""
+    asked = []
+
+    def receptive():
+        asked.append(1)
+        return Receptive(halo, (halo,) * 4, tuple(whole))
+
+    return receptive, asked
+
+
 def test_large_images_are_tiled_and_small_ones_are_whole():
-    restorer = Restorer("x", {}, lambda lq: lq, multiple=16)
+    receptive, asked = sees(50)
+    restorer = Restorer("x", {}, lambda lq: lq, receptive, multiple=16)
     assert len(restorer.plan(1080, 1920)) == 1
     assert WHOLE_PIXELS == 1088 * 1920
+    assert not asked, "an image that is not cut needs no halo"
     large = restorer.plan(3000, 4000)
-    assert (large.tile_height, large.tile_width) == (AUTO_TILE, AUTO_TILE)
+    assert (large.tile_height, large.tile_width, large.blend) == (AUTO_TILE, AUTO_TILE, 0)
     assert restorer.plan(500, 9000).tile_height == 512
-    assert halo_of((1024, 512)) == 64
-    assert halo_of((64, 96)) == 8
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(("halo", "tile", "used"), [(300, 1200, 300), (360, 1440, 360), (500, 1440, 360)])
+def test_tiles_grow_with_the_halo_as_far_as_memory_allows(halo, tile, used):
+    restorer = Restorer("x", {}, lambda lq: lq, sees(halo)[0], multiple=16)
+    plan = restorer.plan(3000, 4000)
+    assert (plan.tile_height, plan.tile_width) == (tile, tile)
+    assert LARGEST_TILE**2 < WHOLE_PIXELS
+    overlap = restorer.describe()["overlap"]
+    assert overlap["halo"] == used
+    assert (overlap["blend"] > 0, overlap["why"] != "") == (used < halo, used < halo)
+
+
+def test_statistics_over_the_image_are_mixed_at_the_cuts():
+    pool = GlobalOperation("se/pool", "GlobalAveragePool", "it draws on the whole image")
+    restorer = Restorer("x", {}, lambda lq: lq, sees(41, [pool])[0], fixed=(256, 256))
+    plan = restorer.plan(600, 600)
+    assert plan.blend == 40
+    assert restorer.describe()["overlap"]["why"] == "1 x GlobalAveragePool draws on the whole image, here on its tile"
 
 
 def test_a_closed_bundle_does_not_run(models):
-    from pipeline.errors import StageFailed
-
     with open_restorer(models / "free") as restorer:
         pass
     with pytest.raises(StageFailed, match="session is closed"):

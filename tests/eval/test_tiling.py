@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from eval.quality import to_batch, to_image
-from eval.tiling import mirrored, restore_bands, restore_tiled, tile_plan
+from eval.receptive import GlobalOperation, Receptive
+from eval.tiling import Overlap, mirrored, overlap_for, restore_bands, restore_tiled, roomy_tile, tile_plan
 from pipeline.errors import StageFailed, UsageError
 
 RECEPTIVE = 20  # of Local below: 3x3 + 3x3 at stride 2 + 3x3 at stride 4 and the way back
@@ -149,6 +150,56 @@ def test_impossible_tiles_are_refused(tile, halo, message):
     with pytest.raises(UsageError) as e:
         tile_plan(200, 200, tile, halo, 8)
     assert str(e.value) == message
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    height=st.integers(1, 300), width=st.integers(1, 300), units=st.integers(6, 12), halo=st.integers(2, 24),
+    multiple=st.sampled_from([1, 8]),
+)  # fmt: skip
+def test_mixing_what_is_equal_changes_nothing(height, width, units, halo, multiple):
+    plan = tile_plan(height, width, 8 * units, min(halo, 2 * units), multiple, blend=halo)
+    image = noise(height, width)
+    bands = list(restore_bands(image, lambda lq: lq, plan))
+    assert np.array_equal(np.concatenate([b.pixels for b in bands]), image)
+    assert [b.y for b in bands] == np.cumsum([0, *(len(b.pixels) for b in bands)]).tolist()[:-1]
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_a_step_between_tiles_becomes_a_ramp(upright):
+    shape = (300, 64) if upright else (64, 300)
+    plan = tile_plan(*shape, 64, 16, 8, blend=16)
+    count = len(plan)
+    assert (plan.blend, count) == (16, 9)
+    levels = iter(range(count))
+
+    def flat(lq: np.ndarray) -> np.ndarray:
+        return np.full_like(lq, 20 * next(levels) / 255)
+
+    out = restore_tiled(np.zeros((*shape, 3), np.uint8), flat, plan)
+    line = (out if upright else out.transpose(1, 0, 2))[:, 0, 0].astype(int)
+    steps = np.diff(line)
+    assert (line[0], line[-1]) == (0, 20 * (count - 1))
+    assert 0 <= steps.min() <= steps.max() <= 2, "20 levels over 16 pixels"
+    cut = plan.rows[0][0].right if not upright else plan.rows[0][0].bottom
+    assert line[cut - 8 - 1] == 0
+    assert line[cut + 8] == 20
+
+
+def test_mixed_tiles_never_paint_nan():
+    with pytest.raises(StageFailed, match="NaN"):
+        restore_tiled(noise(200, 200), lambda lq: lq * np.float32(np.nan), tile_plan(200, 200, 64, 8, 8, blend=8))
+
+
+def test_the_overlap_is_what_the_network_sees():
+    pool = GlobalOperation("pool", "GlobalAveragePool", "it draws on the whole image")
+    local, gated = Receptive(51, (51, 45, 51, 45)), Receptive(51, (51, 45, 51, 45), (pool, pool))
+    assert overlap_for(local, 256) == Overlap(51, 0)
+    assert overlap_for(gated, 256) == Overlap(51, 50, "2 x GlobalAveragePool draw on the whole image, here on its tile")
+    assert overlap_for(local, 128) == Overlap(32, 32, "the network sees 51 pixels far, tiles of 128 overlap by 32 on each side")
+    assert overlap_for(gated, 128).why.count(";") == 1
+    assert (roomy_tile(local, 256, 8), roomy_tile(local, 128, 8), roomy_tile(local, 1, 16)) == (256, 208, 208)
+    assert overlap_for(local, roomy_tile(local, 1, 8)).halo == 51
 
 
 def test_an_image_of_another_size_is_refused():

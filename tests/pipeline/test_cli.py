@@ -29,7 +29,7 @@ def test_every_verb_has_help_with_an_example(cli, verb: str):
         (["run", "p.yaml"], "missing option '--target'"),
         (["run", "p.yaml", "--target", "host", "--wat"], "no such option: --wat"),
         (["run", "none.yaml", "--target", "host"], "none.yaml: no such file"),
-        (["targets", "--json", "extra"], "got unexpected extra argument"),
+        (["targets", "host", "extra"], "got unexpected extra argument"),
     ],
 )
 def test_wrong_usage_is_two_lines_and_exit_2(cli, arguments: list[str], message: str):

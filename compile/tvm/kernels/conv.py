@@ -1,7 +1,8 @@
 """Dense convolutions: a register tile of pixels x output channels; each step multiplies one input word per pixel with vectors of weights.
 
 A word is what one 32-bit lane takes: four int8 channels for a dot product, or one float32 channel (16 bits and one channel in float16).
-Weights are packed [output vectors, k, k, words, lanes, channels of a word], so that every step reads them in order.
+Weights are packed [groups of output vectors, k, k, words, vectors of the group, lanes, channels of a word], a group being what a tile
+takes, so that every step reads them in order.
 """
 
 from __future__ import annotations
@@ -70,24 +71,28 @@ class Format:
 
 
 def format_of(conv: Conv, cpu: Cpu) -> Format:
-    """Integers in words of four, floats one by one; where lanes can be operands, a register of input at a time."""
+    """Integers in words of four, floats one by one; where lanes can be operands, as much of a register of input as divides the pixel."""
     dtype = conv.source.number.dtype
     lanes = cpu.lanes * (2 if dtype == "float16" else 1)
     per_word = 4 if conv.integer else 1
     words = conv.source.channels // per_word
-    at_once = lanes if cpu.by_lane and words % lanes == 0 else 1
+    by_lane = cpu.by_lane if conv.integer else cpu.neon
+    at_once = max(n for n in range(1, lanes + 1) if words % n == 0) if by_lane else 1
     return Format(lanes, per_word, "int8" if conv.integer else dtype, "int32" if conv.integer else dtype, at_once)
 
 
-def pack(weight: NDArray[Any], source: Place, lanes: int) -> NDArray[Any]:
-    """Weights [O, I, K, K] -> flat [O / lanes, K, K, words, lanes, channels of a word], zeros where either runs out."""
+def pack(weight: NDArray[Any], source: Place, lanes: int, group: int) -> NDArray[Any]:
+    """Weights [O, I, K, K] -> flat [groups, K, K, words, group, lanes, channels of a word], zeros where O or I runs out.
+
+    ``group`` is how many vectors of outputs a tile takes; the last group may be smaller.
+    """
     per_word = 1 if source.number.is_float else 4
     outputs, inputs, k, _ = weight.shape
     vectors = -(-outputs // lanes)
     full = np.zeros((vectors * lanes, source.channels, k, k), weight.dtype)
     full[:outputs, :inputs] = weight
     split = full.reshape(vectors, lanes, source.channels // per_word, per_word, k, k)
-    return np.ascontiguousarray(split.transpose(0, 4, 5, 2, 1, 3)).reshape(-1)
+    return np.concatenate([split[i : i + group].transpose(4, 5, 2, 0, 1, 3).reshape(-1) for i in range(0, vectors, group)])
 
 
 def build_conv(conv: Conv, cpu: Cpu, tile: Tile) -> Any:
@@ -131,17 +136,17 @@ class _Writer:
                 store(self.sums, self._sum(p, v), load(self.bias, (vector + v) * lanes, lanes))
         words = self.conv.source.channels // self.form.per_word
         with serial(k) as ky, serial(k) as kx, serial(words // self.form.load_words) as word:
-            first = ((vector * k + ky) * k + kx) * words + word * self.form.load_words
+            first = vector * k * k * words + ((ky * k + kx) * words + word * self.form.load_words) * vectors
             row, column = (at * self.conv.stride + tap - self.conv.pad for at, tap in ((y, ky), (x, kx)))
             self._multiply(row, column, word, first, pixels, vectors)
         self._finish(y, x, pixels, vector, vectors, keep)
 
     def _multiply(self, y: Any, x: Any, word: Any, first: Any, pixels: int, vectors: int) -> None:
         """One step for each word that is loaded at once: a vector of weights per vector of outputs, times one word per pixel."""
-        form, stride = self.form, self.conv.kernel**2 * (self.conv.source.channels // self.form.per_word)
+        form = self.form
         loaded = [self._inputs(y, x + p * self.conv.stride, word) for p in range(pixels)]
         for j in range(form.load_words):
-            weights = [self._weights((first + v * stride + j) * form.lanes * form.per_word) for v in range(vectors)]
+            weights = [self._weights((first + j * vectors + v) * form.lanes * form.per_word) for v in range(vectors)]
             for p in range(pixels):
                 value = self._operand(loaded[p], j)
                 for v in range(vectors):
@@ -150,10 +155,11 @@ class _Writer:
 
     def _inputs(self, y: Any, x: Any, word: Any) -> Any:
         form, per_word = self.form, self.form.per_word
-        value = load(self.source, self.conv.source.at(y, x, word * form.load_words * per_word), form.load_words * per_word)
+        words = form.load_words if form.load_words == 1 else form.lanes  # the rest of a register is not used
+        value = load(self.source, self.conv.source.at(y, x, word * form.load_words * per_word), words * per_word)
         if not self.conv.integer:
             return let(value)
-        return let(reinterpret(typed("int32", form.load_words), value))
+        return let(reinterpret(typed("int32", words), value))
 
     def _operand(self, loaded: Any, j: int) -> Any:
         lanes = self.form.lanes

@@ -14,7 +14,7 @@ _GROUP = 16
 """Neighbouring pixels of the image taken at a time."""
 
 
-def build_unshuffle(channels: int, factor: int, out: Place) -> Any:
+def build_unshuffle(channels: int, factor: int, out: Place, neon: bool = False) -> Any:
     """(image float32 [channels, H, W], out): space to depth, the position in the cell being the slow part of the channel; then quantized.
 
     ``out`` is [H / factor, W / factor, factor² channels]. A factor of 1 only changes the layout.
@@ -31,15 +31,15 @@ def build_unshuffle(channels: int, factor: int, out: Place) -> Any:
                     for row in range(factor):
                         for c in range(channels):
                             at = (c * height + y * factor + row) * width + x * factor
-                            lines.append(let(_quantized(load(image, at, pixels * factor), out)))
+                            lines.append(let(_quantized(load(image, at, pixels * factor), out, neon)))
                     _interleave(o, out.at(y, x), lines, pixels, factor, channels, out)
 
     return kernel(parts, body)
 
 
-def _quantized(values: Any, out: Place) -> Any:
+def _quantized(values: Any, out: Place, neon: bool) -> Any:
     ratio = 1 / out.number.scale
-    return out.number.stored(values if ratio == 1 else values / broadcast(out.number.scale, "float32", lanes_of(values)))
+    return out.number.stored(values if ratio == 1 else values / broadcast(out.number.scale, "float32", lanes_of(values)), neon)
 
 
 def _interleave(o: Any, at: Any, lines: list[Any], pixels: int, factor: int, channels: int, out: Place) -> None:

@@ -11,7 +11,7 @@ WIDE = 16
 """Values computed at a time; narrower registers take several for it."""
 
 
-def build_add(a: Place, b: Place, out: Place) -> Any:
+def build_add(a: Place, b: Place, out: Place, neon: bool = False) -> Any:
     """(a, b, out): out = a + b, each in its own scale."""
 
     def body(x: Any, z: Any, o: Any) -> None:
@@ -22,12 +22,12 @@ def build_add(a: Place, b: Place, out: Place) -> Any:
                     c = first + i * lanes
                     left, right = (read(buf, p.at(y, 0, c), lanes, p.number) for buf, p in ((x, a), (z, b)))
                     total = _scaled(left, ratio[0]) + _scaled(right, ratio[1])
-                    write(o, out.at(y, 0, c), total, out.number)
+                    write(o, out.at(y, 0, c), total, out.number, neon)
 
     return kernel([part("a", a), part("b", b), part("out", out)], body)
 
 
-def build_concat(sources: list[Place], out: Place) -> Any:
+def build_concat(sources: list[Place], out: Place, neon: bool = False) -> Any:
     """(source, ..., out): sources behind each other along the channels, in the scale of ``out``; one source changes its scale.
 
     ``sources`` come with as many channels as the network's own, so that no padding lies between them.
@@ -41,7 +41,7 @@ def build_concat(sources: list[Place], out: Place) -> Any:
                 for lanes, first, times in pieces(place.channels, WIDE):
                     with serial(times) as i:
                         c = first + i * lanes
-                        steps = _moved(buffer, place, out, place.at(y, x, c), lanes)
+                        steps = _moved(buffer, place, out, place.at(y, x, c), lanes, neon)
                         store(o, out.at(y, x, offset + c), steps)
                 offset += place.channels
             if offset < out.channels:
@@ -50,11 +50,11 @@ def build_concat(sources: list[Place], out: Place) -> Any:
     return kernel([*(part(f"source{i}", p) for i, p in enumerate(sources)), part("out", out)], body)
 
 
-def _moved(buffer: Any, source: Place, out: Place, at: Any, lanes: int) -> Any:
+def _moved(buffer: Any, source: Place, out: Place, at: Any, lanes: int, neon: bool) -> Any:
     """Stored values of ``out`` for those of ``source``: unchanged where both say the same."""
     if source.number == out.number:
         return load(buffer, at, lanes)
-    return out.number.stored(_scaled(read(buffer, at, lanes, source.number), source.number.scale / out.number.scale))
+    return out.number.stored(_scaled(read(buffer, at, lanes, source.number), source.number.scale / out.number.scale), neon)
 
 
 def build_spread(source: Place, out: Place) -> Any:
@@ -72,7 +72,7 @@ def build_spread(source: Place, out: Place) -> Any:
     return kernel([part("source", source), part("out", out)], body)
 
 
-def build_gate(source: Place, gate: Place, out: Place) -> Any:
+def build_gate(source: Place, gate: Place, out: Place, neon: bool = False) -> Any:
     """(source, gate, out): out = source * gate, a float tensor of one pixel, channel by channel."""
     channels = source.channels
 
@@ -85,7 +85,7 @@ def build_gate(source: Place, gate: Place, out: Place) -> Any:
                     factor = let(_scaled(read(g, gate.at(0, 0, c), lanes, gate.number), ratio))
                     with serial(out.width) as column:
                         steps = read(x, source.at(y, column, c), lanes, source.number) * factor
-                        write(o, out.at(y, column, c), steps, out.number)
+                        write(o, out.at(y, column, c), steps, out.number, neon)
 
     return kernel([part("source", source), part("gate", gate), part("out", out)], body)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
+from compile.tvm.kernels.neon import limited
 from compile.tvm.kernels.tensors import Number, Part, Place, part, read
 from compile.tvm.kernels.vectors import broadcast, cast, clamp, join, lanes_of, shuffle, store
 
@@ -25,12 +28,14 @@ class Finish:
     grid        what the values are then rounded to; where nothing is added, that of ``out``
     other       a tensor of the same size that is added
     out         what is written
+    neon        in the instructions of aarch64, in which rounding to integers clamps as well
     """
 
     activation: Activation
     grid: Number
     out: Place
     other: Place | None = None
+    neon: bool = False
 
     @property
     def linear(self) -> bool:
@@ -55,16 +60,31 @@ class Finish:
         if not self.linear:
             gate = clamp(value + broadcast(3.0, "float32", n), 0.0, 6.0)
             value = (value * gate if self.activation == "hardswish" else gate) * broadcast(1 / (6 * self.grid.scale), "float32", n)
+        if self._narrows:
+            return value
         if self.activation in ("relu", "relu6"):
             low = 0.0
         if self.activation == "relu6":
             high = min(high, 6 / self.grid.scale)
-        value = clamp(value, low, high)
+        value = (limited if self.neon else clamp)(value, low, high)
         if self.other is None:
             return value
         own = broadcast(self.grid.scale / self.out.number.scale, "float32", n)
         theirs = broadcast(self.other.number.scale / self.out.number.scale, "float32", n)
         return self.grid.rounded(value) * own + read(other, self.other.at(y, x, c), n, self.other.number) * theirs
+
+    @property
+    def _narrows(self) -> bool:
+        """Whether rounding does the clamping, so that of an activation only the bound that is not the type's is left."""
+        return self.neon and self.other is None and not self.out.number.is_float
+
+    def _limited(self, stored: Any) -> Any:
+        if not self._narrows or self.activation not in ("relu", "relu6"):
+            return stored
+        number = self.out.number
+        info = np.iinfo(number.dtype)
+        high = round(6 / number.scale) + number.zero if self.activation == "relu6" else info.max
+        return limited(stored, max(number.zero, info.min), min(high, info.max))
 
     def write(self, buffer: Any, start: Any, steps: list[Any], keep: int) -> None:
         """Store the first ``keep`` values of vectors that lie behind each other."""
@@ -73,5 +93,5 @@ class Finish:
         for first in range(0, len(steps), group):
             values = join(steps[first : first + group])
             left = min(keep - first * lanes, lanes_of(values))
-            stored = self.out.number.stored(values)
+            stored = self._limited(self.out.number.stored(values, self.neon))
             store(buffer, start + first * lanes, stored if left == lanes_of(values) else shuffle([stored], range(left)))

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from compile.tvm.kernels.vectors import broadcast, cast, clamp, lanes_of, load, parallel, reinterpret, serial, shuffle, store, typed
+from compile.tvm.kernels.neon import narrowed
+from compile.tvm.kernels.vectors import broadcast, cast, clamp, lanes_of, load, parallel, reinterpret, serial, store, typed
 
 SLACK = 64
 """Elements behind the end of every packed tensor: a load of a whole vector may begin at the last pixel."""
@@ -58,11 +59,13 @@ class Number:
             return steps
         return tirx.nearbyint(clamp(steps, self.low, self.high))
 
-    def stored(self, steps: Any) -> Any:
-        """float32 steps -> stored values: rounded to nearest, ties to even, and clamped."""
+    def stored(self, steps: Any, neon: bool = False) -> Any:
+        """float32 steps -> stored values: rounded to nearest, ties to even, and clamped; ``neon`` in the instructions of aarch64."""
         if self.is_float:
             return cast(self.dtype, steps)
         n = lanes_of(steps)
+        if neon and n % 4 == 0:
+            return narrowed(steps, self.zero, self.dtype)
         shifted = clamp(steps, self.low, self.high) + broadcast(_ROUND + self.zero, "float32", n)
         return cast(self.dtype, reinterpret(typed("int32", n), shifted))
 
@@ -179,7 +182,6 @@ def read(buffer: Any, start: Any, lanes: int, number: Number) -> Any:
     return number.steps(load(buffer, start, lanes))
 
 
-def write(buffer: Any, start: Any, steps: Any, number: Number, keep: int | None = None) -> None:
-    """Write steps, only the first ``keep`` of them where given."""
-    value = number.stored(steps)
-    store(buffer, start, value if keep is None else shuffle([value], range(keep)))
+def write(buffer: Any, start: Any, steps: Any, number: Number, neon: bool = False) -> None:
+    """Write steps."""
+    store(buffer, start, number.stored(steps, neon))

@@ -1,0 +1,69 @@
+"""Why a candidate won or lost, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compile.candidates import Attempt
+from compile.judge import Judged
+from compile.limits import Limits
+from pipeline.contract import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The choice.
+
+    chosen  for the target
+    host    the fastest on this machine
+    limits  what they were held to
+    how     where times for the target come from: "estimated" or "measured"
+    """
+
+    chosen: Judged
+    host: Judged
+    limits: Limits
+    how: str
+
+    def reason(self, j: Judged) -> str:
+        """Why a judged candidate was chosen or not."""
+        if j.parity.verdict is Verdict.FAILED:
+            return f"parity failed: {j.parity.reason}"
+        fault = self.limits.fault(j.quality, j.mb)
+        if fault:
+            return fault
+        if j is self.chosen:
+            first = "the fastest that passes" if j.parity.verdict is Verdict.PASSED else "the fastest; none is proven"
+            return f"{first}: {j.time_ms:.2f} ms {self.how}; {j.parity.reason}"
+        here = "; the fastest on this machine, in the bundle to be run here" if j is self.host else ""
+        if j.attempt.plan.beside:
+            return f"for this machine only: {j.time_ms:.2f} ms measured; {j.parity.reason}{here}"
+        return f"{self._slower(j)}; {j.parity.reason}{here}"
+
+    def _slower(self, j: Judged) -> str:
+        mine, best = j.time_ms, self.chosen.time_ms
+        if not mine > 0:
+            return f"has no time: this machine has not the {j.attempt.plan.threads} threads that it asks for"
+        both = f"{mine:.2f} ms {self.how} against {best:.2f}"
+        if mine < best:
+            return f"faster by {100 * (1 - mine / best):.0f} %, but unproven: {both}"
+        if mine == best:
+            return f"as fast, and larger or later in the alphabet: {both}, {j.mb:.2f} MB against {self.chosen.mb:.2f}"
+        return f"slower by {100 * (mine / best - 1):.0f} %: {both}"
+
+
+def notes(for_target: Sequence[Judged], chosen: Judged) -> list[str]:
+    """What may be faster than the choice, and is not proven."""
+    faster = [j for j in for_target if j.parity.verdict is Verdict.UNPROVEN and j is not chosen and j.time_ms < chosen.time_ms]
+    return [f"{j.attempt.plan.name} may be faster ({j.time_ms:.2f} ms), but {j.parity.reason}" for j in faster]
+
+
+def why_none(attempts: Sequence[Attempt], judged: Sequence[Judged], limits: Limits) -> str:
+    """Every candidate with the reason why it does not pass."""
+    parts = [f"{a.plan.name}: {a.reason}" for a in attempts if a.built is None]
+    for j in judged:
+        beside = " (passes, but is for this machine only)" if j.attempt.plan.beside else " (passes, but has no time)"
+        fault = "" if j.parity.verdict is Verdict.FAILED else limits.fault(j.quality, j.mb) or beside
+        parts.append(f"{j.attempt.plan.name}: {j.parity.reason}{fault and '; '}{fault.strip()}")
+    return "; ".join(parts)

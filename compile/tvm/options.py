@@ -1,0 +1,43 @@
+"""What a target file or a stage may say of this backend under ``options``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pipeline.yamlfile import validate
+
+
+class TuneOptions(BaseModel):
+    """Measuring tile sizes before a build."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trials: int = Field(default=200, ge=1, description="kernels to measure at most; those on record cost nothing")
+    rpc: str = Field(default="", description="host:port/key of a TVM RPC tracker and a board there; empty measures on this machine")
+    records: Path = Field(default=Path(".tvm-records"), description="folder of the records, kept between runs")
+
+    @field_validator("rpc")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value and re.fullmatch(r"[^:/\s]+:\d+/\S+", value) is None:
+            raise ValueError("must be host:port/key, e.g. 192.168.1.2:9190/pi5")
+        return value
+
+
+class TvmOptions(BaseModel):
+    """Options of the backend."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tune: TuneOptions | None = Field(default=None, description="measure tile sizes; without it those that come with the package are taken")
+    searches: int = Field(default=8, ge=1, description="schedules that are tried for an operator that neither kernel nor rule fits")
+
+
+def options_of(given: Mapping[str, Any]) -> TvmOptions:
+    """Checked options; raises UsageError that names the wrong one."""
+    return validate(TvmOptions, dict(given), "target", "backends.tvm.options")

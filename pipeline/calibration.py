@@ -1,0 +1,119 @@
+"""Calibration files: what microbenchmarks taught about a machine, kept in the workspace and added to the target that it belongs to.
+
+::
+
+    <workspace>/calibration/<target>.json              a board's, as ``bench --calibrate`` recorded it
+    <workspace>/calibration/host-<fingerprint>.json    this machine's; another machine does not find it
+
+Estimates with it stay estimates (evidence ``estimated``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import UsageError
+from pipeline.machine import machine_facts
+from pipeline.store import write_atomic
+from pipeline.target import Calibration, Target
+
+
+class Recorded(BaseModel):
+    """One backend in one precision: the fit, and the timed networks behind it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    runs_on: Literal["cpu", "gpu"]
+    calibration: Calibration
+    rows: tuple[dict[str, Any], ...] = Field(default=(), description="as targets.calibration writes them")
+
+
+class CalibrationFile(BaseModel):
+    """The file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_: Literal[1] = Field(default=1, alias="schema", description="version of this file")
+    target: str = Field(description="name of the target that was measured")
+    machine: dict[str, Any] = Field(description="what the machine says of itself")
+    recorded: tuple[Recorded, ...]
+
+
+def fingerprint() -> str:
+    """Of this machine's processor: 12 hex digits; a new kernel or Python does not change it."""
+    facts = machine_facts()
+    return hashlib.sha256(json.dumps([facts["cpu"], facts["arch"]]).encode()).hexdigest()[:12]
+
+
+def calibration_path(workspace: Path, target: Target) -> Path:
+    """Where the calibration of a target is kept."""
+    name = f"host-{fingerprint()}" if target.is_host else target.name
+    return workspace / "calibration" / f"{name}.json"
+
+
+def record(workspace: Path, target: Target, recorded: Sequence[Recorded], machine: dict[str, Any] | None = None) -> Path:
+    """Write or extend a target's calibration; what is there of the same backend, precision and threads is replaced.
+
+    Args:
+        workspace: of the pipeline.
+        target: what was measured.
+        recorded: the new fits.
+        machine: what the board says of itself; this machine's facts when left out.
+
+    Returns:
+        The file's path.
+
+    """
+    path = calibration_path(workspace, target)
+    new = {_key(r) for r in recorded}
+    kept = [r for r in read(path).recorded if _key(r) not in new] if path.exists() else []
+    content = CalibrationFile(schema=1, target=target.name, machine=machine or dict(machine_facts()), recorded=(*kept, *recorded))
+    write_atomic(path, json.dumps(content.model_dump(mode="json", by_alias=True), indent=1) + "\n")
+    return path
+
+
+def read(path: Path) -> CalibrationFile:
+    """Read a calibration file.
+
+    Raises:
+        UsageError: it cannot be read, or is none.
+
+    """
+    try:
+        return CalibrationFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as e:
+        raise UsageError(str(path), f"is no calibration ({str(e).splitlines()[0]})", "delete it, or record it again") from None
+
+
+def refined(target: Target, workspace: Path) -> Target:
+    """The target with what was measured on it, where anything was; else the target as it is.
+
+    Raises:
+        UsageError: a damaged file, one of another target, or one for a processor that the target states no rates for.
+
+    """
+    path = calibration_path(workspace, target)
+    if not path.exists():
+        return target
+    content = read(path)
+    if content.target != target.name:
+        raise UsageError(
+            str(path), f"was recorded on '{content.target}', not on '{target.name}'", "move it away: it belongs to another board"
+        )
+    rates = dict(target.rates)
+    for r in content.recorded:
+        if r.runs_on not in rates:
+            raise UsageError(str(path), f"has figures for the {r.runs_on}, which '{target.name}' states no rates for", "record it again")
+        old = rates[r.runs_on]
+        rates[r.runs_on] = old.model_copy(update={"calibrations": (*old.calibrations, r.calibration)})
+    return target.model_copy(update={"rates": rates})
+
+
+def _key(r: Recorded) -> tuple[object, ...]:
+    return r.runs_on, r.calibration.backend, r.calibration.precision, r.calibration.threads
