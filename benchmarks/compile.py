@@ -43,9 +43,9 @@ from benchmarks.today import todays
 from compile.candidates import Attempt, Plan, build
 from compile.child import Child, Runtimes
 from compile.judge import Judge, Judged
-from compile.pictures import tile_of
 from compile.limits import Limits
 from compile.parity import output_psnr
+from compile.pictures import tile_of
 from eval.latency import LatencyResult, speedup
 from eval.quality import to_batch
 from pipeline.contract import Pair, PairSource

@@ -244,6 +244,7 @@ class Runner:
         self.run_dir.write_json("run.json", head)
         resolved = self.plan.file.model_dump(mode="json", by_alias=True, exclude_none=True)
         self.run_dir.write_text("pipeline.resolved.yaml", yaml.safe_dump(resolved, sort_keys=False))
+        self.run_dir.write_text("target.resolved.yaml", yaml.safe_dump(self.plan.target.model_dump(mode="json"), sort_keys=False))
 
     def _write_report(self) -> dict[str, Any]:
         records = list(self.records.values())

@@ -49,9 +49,9 @@ def int8_choice(target: TargetView) -> BackendChoice | None:
 
 
 def float_precision(target: TargetView) -> str:
-    """What float means beside int8 on the target: fp16 where its int8 runtime has it, else fp32."""
+    """What float means beside int8 on the target: fp16 on a GPU whose engines have it, else fp32, in which CPU artifacts leave the rest."""
     choice = int8_choice(target)
-    return "fp16" if choice is not None and "fp16" in choice.precisions else "fp32"
+    return "fp16" if choice is not None and choice.runs_on == "gpu" and "fp16" in choice.precisions else "fp32"
 
 
 def estimated(network: nn.Module, path: Path, target: TargetView) -> Costs:

@@ -36,7 +36,7 @@ class Latency:
     @property
     def series(self) -> tuple[str, str, str]:
         """What a chart may draw on one scale: the same percentile, origin and frame size."""
-        return (self.percentile, self.evidence, self.frame)
+        return (self.percentile, self.origin, self.frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,4 +123,9 @@ def _value(entry: Mapping[str, Any]) -> object:
 
 
 def _origin(entry: Mapping[str, Any], target: str) -> str:
-    return origin(str(entry.get("evidence", "")), target)
+    return origin(str(entry.get("evidence", "")), target, is_replayed(entry))
+
+
+def is_replayed(entry: Mapping[str, Any]) -> bool:
+    """Whether a measurement was read from recorded outputs."""
+    return bool((entry.get("conditions") or {}).get("replayed"))

@@ -54,10 +54,11 @@ def label(metric: str) -> str:
     return LABELS.get(metric, metric.replace("_", " "))
 
 
-def origin(evidence: str, target: str) -> str:
-    """Where a number comes from, in words. Only evidence ``target`` speaks of a measurement on the device."""
+def origin(evidence: str, target: str, replayed: bool = False) -> str:
+    """Where a number comes from, in words. Only evidence ``target`` speaks of a measurement on the device; ``replayed``: of another day."""
     phrases = {"host": "measured on this host", "estimated": f"estimated for {target}", "target": f"measured on {target}"}
-    return phrases.get(evidence, "origin unknown")
+    found = phrases.get(evidence, "origin unknown")
+    return f"replayed, {found}" if replayed else found
 
 
 def parse(value: object) -> float | None:

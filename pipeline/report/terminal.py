@@ -80,7 +80,8 @@ def _gate_table(view: RunView, width: int) -> Table:
     table.add_column("evidence")
     table.add_column("verdict", no_wrap=True)
     for gate in view.gates:
-        table.add_row(gate.stage, *_gate_cells(gate, gate.origin if width >= _WIDE else gate.evidence or MISSING))
+        short = gate.evidence or MISSING if width < _WIDE and not gate.origin.startswith("replayed") else gate.origin
+        table.add_row(gate.stage, *_gate_cells(gate, short))
     return table
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.report.measured import Latency, Measured, read_measurements
+from pipeline.report.measured import Latency, Measured, is_replayed, read_measurements
 from pipeline.report.numbers import MISSING, NAN, Number, duration, label, number, origin, parse, significant
 
 SCHEMA = 1
@@ -194,6 +194,7 @@ def _gate(gate: Mapping[str, Any], stage: Mapping[str, Any], target: str) -> Gat
         found = NAN  # JSON has no NaN; a gate cannot fail without a value
     bound, value = number(gate.get("bound"), unit, metric=metric), number(found, unit, metric=metric)
     evidence = str(gate.get("evidence") or "")
+    replayed = any(is_replayed(m) for m in same if m.get("evidence") == evidence)
     return GateRow(
         stage=str(stage["id"]),
         metric=metric,
@@ -201,7 +202,7 @@ def _gate(gate: Mapping[str, Any], stage: Mapping[str, Any], target: str) -> Gat
         bound=bound,
         value=value,
         margin=_margin(rule, bound, value, unit, metric),
-        origin=origin(evidence, target) if evidence else MISSING,
+        origin=origin(evidence, target, replayed) if evidence else MISSING,
         evidence=evidence,
         verdict=verdict,
         reason=str(gate.get("reason") or ""),

@@ -148,10 +148,11 @@ def _finish(result: RunResult, as_json: bool) -> None:
         raise result.error
     unmet = exit_error(result.records)
     if unmet is not None:
-        raise _gate_error(*unmet)
+        raise gate_error(*unmet)
 
 
-def _gate_error(stage: str, outcome: object) -> PipelineError:
+def gate_error(stage: str, outcome: object) -> PipelineError:
+    """The error of a gate that did not pass: what it asks, what it found, and the next step."""
     from pipeline.gates import Outcome
 
     if not isinstance(outcome, Outcome):

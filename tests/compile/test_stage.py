@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from compile.candidates import Attempt, Plan, frame_of, plans_for, thread_counts
 from compile.judge import Judged, choose
-from compile.pictures import First, restorer_of, tile_of
 from compile.limits import Limits
 from compile.parity import Parity
+from compile.pictures import First, restorer_of, tile_of
 from compile.stage import STAGE
 from eval.bundle import Bundle
 from eval.quality import QualityResult

@@ -56,7 +56,9 @@ def test_the_integers_and_scales_are_in_a_library_that_does_not_run_here(model_f
 def test_floats_use_vector_multiply_adds_of_their_width(precision: str, half: bool, model_folder: Path):
     seen = loops(model_folder, precision, "raspberry-pi-5")
     assert seen["fma"] > 500
-    assert (seen["half"] > 0.8 * seen["fma"]) is half
+    kernels = functions(assembly(executable(model_folder, precision, load_target("raspberry-pi-5")))).values()
+    multiply = [c.classes for c in kernels if c.classes["fma"]]
+    assert (sum(c["half"] >= c["fma"] for c in multiply) > 0.8 * len(multiply)) is half  # resizing stays in fp32
     assert seen["scalar"] < seen["fma"] / 20
 
 

@@ -86,10 +86,10 @@ def test_the_bundle_verifies_itself_and_runs_by_its_own_script(short_run, tmp_pa
     checked = subprocess.run(["sha256sum", "-c", "--quiet", "MANIFEST.sha256"], cwd=bundle, check=False)
     assert checked.returncode == 0
     facts = json.loads((bundle / "bundle.json").read_text())
-    command = [sys.executable, "bench.py", "--artifact", facts["host"], "--seconds", "0.1", "--count", "3"]
+    command = [sys.executable, "bench.py", "--artifact", facts["host"], "--seconds", "0.1", "--count", "3", "--force-board"]
     done = subprocess.run([*command, "--output", tmp_path / "result.json"], cwd=bundle, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stdout.startswith("PASS"), done.stdout + done.stderr
-    assert json.loads((tmp_path / "result.json").read_text())["latency"]["p50_ms"] > 0
+    assert done.returncode in (0, 3) and done.stdout.startswith("PASS"), done.stdout + done.stderr
+    assert json.loads((tmp_path / "result.json").read_text())["kernel"]["p50_ms"] > 0
 
 
 def test_deblur_and_evaluate_take_a_checkpoint_and_a_bundle(short_run, tmp_path: Path):

@@ -48,6 +48,7 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, 3), np.uint8)
 
 
+@settings(deadline=None)
 @given(
     height=st.integers(1, 400), width=st.integers(1, 400), units=st.integers(1, 40), wide=st.integers(1, 40), halo=st.integers(0, 60),
     multiple=st.sampled_from([1, 2, 8, 16]),

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ToolchainMissing
+from targets.emulate import counting
+from targets.emulate.emulator import Emulator
+from targets.emulate.restore import Artifact
+from tests.boards.emulated import emulator
+
+SIDE, OUT = 64, 16
+
+
+@pytest.fixture
+def convolution(tmp_path: Path) -> Path:
+    """One 3x3 convolution of 3 channels to 16."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    weight = np.random.default_rng(0).random((OUT, 3, 3, 3), np.float32)
+    node = helper.make_node("Conv", ["lq", "w"], ["restored"], pads=[1, 1, 1, 1])
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, SIDE, SIDE]) for n, c in (("lq", 3), ("restored", OUT))]
+    graph = helper.make_graph([node], "one", ends[:1], ends[1:], [helper.make_tensor("w", TensorProto.FLOAT, weight.shape, weight.ravel())])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "one.onnx")
+    return tmp_path / "one.onnx"
+
+
+@pytest.mark.slow
+def test_one_image_of_a_convolution_takes_what_it_must(convolution: Path):
+    if counting.missing():
+        pytest.skip(f"needs counting: {counting.missing()}")
+    found = counting.instructions(emulator(), Artifact(convolution, "onnxruntime", {}), np.zeros((1, 3, SIDE, SIDE), np.float32))
+    vectors = SIDE * SIDE * OUT * 27 / 4  # four multiply-accumulates each
+    assert vectors <= found["fma"] <= 1.5 * vectors, found
+    assert found["dot"] == found["widening"] == 0
+    assert found["scalar"] < 0.01 * vectors
+
+
+def test_what_counting_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "which", lambda *_: None)
+    with pytest.raises(ToolchainMissing, match=r"emulate: cannot count instructions\nhint: apt-get install qemu-user"):
+        counting.instructions(Emulator(), Artifact(tmp_path / "none", "onnxruntime", {}), np.zeros((1, 3, 8, 8), np.float32))
+
+
+@pytest.mark.parametrize(("version", "fits"), [("7.2.22", True), ("8.2.2", True), ("9.0.1", False), ("10.0.2", False)])
+def test_a_qemu_whose_plugins_are_others_is_refused(version: str, fits: bool, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("ziglang")
+    said = subprocess.CompletedProcess([], 0, f"qemu-aarch64 version {version} (Debian)\n")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)
+    assert (counting.missing() == "") is fits
