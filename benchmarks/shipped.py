@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _as_onnx(model: Path, path: Path, side: int) -> Any:
-    network = checkpoint.load(model).network
+    network = checkpoint.load(model).module
     exact = tile_side(size_multiple(network), side)
     export_onnx(network, path, height=exact, width=exact)
     return load_backend("onnxruntime").open(path, ModelFile(path, "fp32").facts, 1)

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from train.adversarial import PatchAdversary
 
 
+FEW_CROPS = 4
+"""Measured: a student whose last tenth of the training had 2 crops of 128 pixels a step gave 33.4 dB by its batches' statistics and 12 dB by
+the running ones, averaged anew or not; batches of 8 lose nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class RecoverReport(FitReport):
     """What became of a training with a teacher; ``teacher`` says in words how it was asked, empty where there was none."""
@@ -183,6 +188,7 @@ def train_alone(
     """
     settings = config.seeded(seed)
     check_crops(settings, label, network, *also)
+    _warn_of_small_batches(network, settings, progress, label)
     return fit(
         network,
         loss_fn,
@@ -197,6 +203,15 @@ def train_alone(
         lr_scale=lr_scale,
         adversary=adversary,
     )
+
+
+def _warn_of_small_batches(network: nn.Module, config: TrainConfig, progress: Progress, label: str) -> None:
+    """Say that a network which normalises by so few crops learns to need just these: with running statistics it may fail altogether."""
+    smallest = min(phase.batch for phase in phases(config)) // config.accumulate
+    if smallest < FEW_CROPS and any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
+        progress.log(
+            f"{label}: batch normalisation over {smallest} crops; below {FEW_CROPS} its running statistics may not fit the weights"
+        )
 
 
 def training_crops(source: PairSource, config: TrainConfig, beside: Beside | None = None) -> CropDataset:

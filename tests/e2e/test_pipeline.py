@@ -50,7 +50,7 @@ def test_the_int8_candidates_come_from_one_set_of_scales(short_run):
     _, report = short_run
     found = {c["name"]: c for c in stage(report, "compile")["candidates"]}
     assert {"tensorrt-int8", "tensorrt-fp16", "tvm-fp32", "onnxruntime-int8"} <= found.keys()
-    assert "scales exact" in found["tensorrt-int8"]["reason"] and "scales exact" in found["onnxruntime-int8"]["reason"]
+    assert all("scales and integers exact" in found[name]["reason"] for name in ("tensorrt-int8", "onnxruntime-int8"))
     assert sum(c["chosen"] for c in found.values()) == 1
     assert all(c["reason"] for c in found.values())
 

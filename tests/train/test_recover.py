@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from pipeline.errors import UsageError
-from tests.train.toys import ToyNet, ToySource, Words, weights_of
+from tests.train.toys import ToyNet, ToySource, Words, mse_loss, weights_of
 from train.adversarial import PatchAdversary
 from train.config import LossWeights, RecoverConfig, TrainConfig
 from train.config_losses import Adversarial
 from train.determinism import seeded
 from train.features import FeatureLoss, attention_distance, feature_loss
 from train.losses import LOSSES
-from train.recover import recover
+from train.recover import recover, train_alone
 from train.teacher_loss import TeacherLoss
 
 TRAIN = TrainConfig(steps=4, batch=2, crop=16, lr=1e-2)
@@ -131,3 +131,11 @@ def test_a_network_without_features_is_said(tmp_path):
     words = Words()
     recover(Plain(3, 3, 1), net(2), ToySource(), RecoverConfig(train=TRAIN), tmp_path, words, 1)
     assert "recover: a network has no features to compare, the feature loss is left out" in words.lines
+
+
+def test_batch_normalisation_over_few_crops_is_said(tmp_path):
+    for size, said in ((2, 1), (4, 0)):
+        words, settings = Words(), TRAIN.model_copy(update={"steps": 1, "batch": size})
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.BatchNorm2d(3))
+        train_alone(network, mse_loss, ToySource(), settings, tmp_path / str(size), words, 1, label="toy")
+        assert sum(f"batch normalisation over {size} crops" in line for line in words.lines) == said
