@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 FEW_CROPS = 4
-"""Measured: a student whose last 3,000 steps had 2 crops of 128 pixels each gave 33.4 dB by its batches' statistics and 12 dB by the running
-ones, and no better by statistics taken anew over the training images."""
+"""Measured: a student whose last 3,000 steps had 2 crops of 128 pixels gave 33.4 dB by its batches' statistics and 12 dB by the
+running ones, and no better by statistics taken anew over the training images."""
 
 
 @dataclass(frozen=True, slots=True)
