@@ -105,7 +105,7 @@ def run(
         if isinstance(part, Leader):
             part.abandon = lambda error: _finish(runner.abandon(error), as_json)
         _say_head(plan, runner.run_dir, silent)
-        _warn(plan, silent)
+        _warn(plan, runner.workspace, silent)
         _finish(runner.run(options), as_json)
 
 
@@ -124,11 +124,15 @@ def _say_head(plan: Plan, run_dir: RunDir, quiet: bool) -> None:
         print(f"{plan.path.name} for {plan.target.name} ({plan.target.title}): {names}\nrun directory: {run_dir.path}", flush=True)
 
 
-def _warn(plan: Plan, quiet: bool) -> None:
-    """Say before anything is trained what does not suit the target."""
+def _warn(plan: Plan, workspace: Path, quiet: bool) -> None:
+    """Say, before a stage that has a preflight is run, what does not suit the target; where it is restored, it was said before."""
     from pipeline.preflight import warnings
+    from pipeline.verbs.plan import plan_rows
 
-    for finding in () if quiet else warnings(plan):
+    asks = {s.id for s in plan.stages if s.spec.preflight}
+    if quiet or not any(row["id"] in asks and row["action"] == "run" for row in plan_rows(plan, workspace)):
+        return
+    for finding in warnings(plan):
         print(f"warning: {finding.where}: {finding.what}", flush=True)
 
 
