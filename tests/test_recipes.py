@@ -59,3 +59,26 @@ def test_the_readme_s_commands_name_verbs_and_files_that_exist():
     assert {"run", "deblur", "evaluate", "plan", "targets"} <= {verb for verb, _ in commands} <= verbs
     for file in re.findall(r"\b((?:recipes|docs|benchmarks|targets)/[\w./-]+\.\w+)", text):
         assert (ROOT / file).exists(), file
+
+
+def test_the_recipe_that_starts_from_weights_plans_and_its_student_restores():
+    from eval.quality import psnr, torch_restorer
+    from models import checkpoint
+
+    path = ROOT / "recipes" / "from-weights.yaml"
+    plan = make_plan(path, load_pipeline(path), load_target("jetson-xavier"))
+    assert [s.id for s in plan.stages] == ["student", "prune", "quantize", "compile", "benchmark"]
+    files = [p for p in (ROOT / "weights").iterdir() if p.suffix == ".safetensors"]
+    assert sum(p.stat().st_size for p in files) < 12e6 and all(p.name in (ROOT / "weights" / "README.md").read_text() for p in files)
+    restore = torch_restorer(checkpoint.load(ROOT / "weights" / "student-photographs.safetensors").module)
+    pairs = [plan.data["test"][i] for i in range(0, 24, 8)]
+    assert sum(psnr(restore(p.lq), p.gt) - psnr(p.lq, p.gt) for p in pairs) / len(pairs) > 0.8
+
+
+def test_the_recipe_for_photographs_plans_on_what_synthesize_writes(tmp_path: Path):
+    write_pairs(tmp_path / "train", ("a", "b"), 0)
+    write_pairs(tmp_path / "val", ("c",), 1)
+    path = ROOT / "recipes" / "photographs.yaml"
+    overrides = [f"data.{role}.path={tmp_path / part}" for role, part in (("train", "train"), ("calibrate", "train"), ("test", "val"))]
+    plan = make_plan(path, load_pipeline(path, tuple(overrides)), load_target("host"))
+    assert plan.stages[0].config.train.steps == 9000 and len(plan.data["test"]) == 1
