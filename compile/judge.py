@@ -143,11 +143,11 @@ class Judge:
         return overlap_for(self.receptive, fixed or min(frame_of(self.target, self.folder.size_multiple))).halo
 
     def seams(self) -> list[Measurement]:
-        """What tiles do to images, with the float network: those larger than a tile, or all of them where none is."""
-        images = [self.source[i].lq for i in range(len(self.source))]
-        larger = [image for image in images if max(image.shape[:2]) > self.tile]
+        """What tiles do to images, with the float network: two of the source, mirrored to twice a tile's side where they are smaller."""
+        images = [self.source[i].lq for i in range(min(2, len(self.source)))]
+        images = [tile_of(image, *(max(side, 2 * self.tile) for side in image.shape[:2])) for image in images]
         run = self.session(self.float_opening()).run
-        return seam_measurements(larger or images, run, self.receptive, (self.tile, self.tile), self.folder.size_multiple)
+        return seam_measurements(images, run, self.receptive, (self.tile, self.tile), self.folder.size_multiple)
 
     def judge_one(self, attempt: Attempt, times: LatencyResult | None, failure: str = "") -> Judged:
         """Judge one attempt by its times, or by the reason why it did not run."""

@@ -71,6 +71,13 @@ def test_what_runs_here_is_measured_here(compiled: StageResult):
     assert len(many) == (cores() >= 8), "threads that this machine has not are not measured here"
 
 
+def test_what_tiles_do_to_an_image_is_measured_on_images_that_are_cut(compiled: StageResult):
+    rows = {m.name: m for m in compiled.measurements}
+    assert rows["tile_difference"].conditions["tile"] == "96x96" and rows["tile_difference"].samples == 2
+    assert 0 < rows["tile_difference"].conditions["mean"] < 5, "the student pools over its tile"
+    assert any("tiles of 96x96 overlapping by" in note for note in compiled.notes)
+
+
 def test_every_loser_says_by_how_much(compiled: StageResult):
     by_name = {c.name: c.reason for c in compiled.candidates}
     for name in ("onnxruntime-int8-8t", "onnxruntime-fp32"):
