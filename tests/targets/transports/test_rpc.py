@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from targets.transports import open_transport
 from targets.transports import rpc as rpc_module
 from targets.transports.common.base import Identity, Job
 from tests.boards.bundle_example import small_bundle
-from tests.targets.transports.conftest import Bench, make_job
+from tests.targets.transports.conftest import Bench, make_job, when
 
 pytest.importorskip("tvm", reason='needs TVM: pip install -e ".[tvm]"')
 for package in ("tornado", "cloudpickle"):
@@ -126,22 +126,18 @@ def test_the_network_is_verified_and_timed_there(farm: str, tvm_bundle: Path):
 
 
 def test_two_users_wait_in_line(farm: str, tvm_bundle: Path):
-    found: list[Bench] = []
+    first, second = Bench(f"rpc://{farm}/xavier"), Bench(f"rpc://{farm}/xavier")
     at_work, let_go = threading.Event(), threading.Event()
-
-    def use(check: Callable[[object], object]) -> None:
-        found.append(bench(farm, replace(make_job(tvm_bundle), check=check))[1])
-
-    first = threading.Thread(target=use, args=(lambda identity: (at_work.set(), let_go.wait(60)),))
-    first.start()
+    held = replace(make_job(tvm_bundle), check=lambda identity: (at_work.set(), let_go.wait(120)))
+    threads = [threading.Thread(target=first, args=(held,)), threading.Thread(target=second, args=(make_job(tvm_bundle),))]
+    threads[0].start()
     assert at_work.wait(60)
-    second = threading.Thread(target=use, args=(lambda identity: None,))
-    second.start()
-    time.sleep(2)
-    let_go.set()
-    for t in (first, second):
+    watch = when(lambda: "waiting in line" in second.told.text, let_go.set, seconds=60)
+    threads[1].start()
+    for t in (*threads, watch):
         t.join()
-    assert ["waiting in line" in way.told.text for way in found] == [False, True]
+    assert let_go.is_set() and "waiting in line" not in first.told.text
+    assert all("the artifact is verified on the board" in way.told for way in (first, second))
 
 
 def test_a_board_that_is_not_there_is_said(farm: str, tvm_bundle: Path):
