@@ -24,6 +24,7 @@ def test_an_emulated_result_verifies_and_never_counts(tmp_path: Path, cli: Calla
     (run / "board.yaml").write_text(BOARD.replace('{model: "^Toy Board"}', '{machine: "aarch64"}'))
     arguments = ("--seconds", "0.2", "--out", out, "--target", run / "board.yaml", "--ingest", run)
     code, said, err = cli("bench", run, "--on", "emulate:cortex-a76", *arguments)
+    assert out.exists(), said + err
     result = json.loads(out.read_text())
     assert result["device"]["machine"] == "aarch64"
     assert result["verified"] is True
