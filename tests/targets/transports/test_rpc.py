@@ -136,7 +136,7 @@ def test_two_users_wait_in_line(farm: str, tvm_bundle: Path):
     threads[1].start()
     for t in (*threads, watch):
         t.join()
-    assert let_go.is_set() and "waiting in line" not in first.told.text
+    assert let_go.is_set()  # only the second one's waiting lets the first go on; the first may itself wait for the test before
     assert all("the artifact is verified on the board" in way.told for way in (first, second))
 
 
