@@ -28,7 +28,8 @@ from data.readers import folder, samples
 from eval.latency import speedup
 from eval.payoff import ModelFile, tile_side, time_files
 from models import checkpoint
-from models.arch import build, size_multiple
+from models.arch import build
+from models.spec import size_multiple
 from pipeline.contract import Artifact, Kind, Pair, PairSource, StageContext
 from pipeline.target import TargetView, load_target
 from quantize.candidates import Contest

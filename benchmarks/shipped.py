@@ -29,8 +29,8 @@ from eval.latency import compare, speedup
 from eval.payoff import ModelFile, tile_side
 from eval.session import load_backend, open_session
 from models import checkpoint
-from models.arch import size_multiple
 from models.export import export_onnx
+from models.spec import size_multiple
 
 
 def main() -> None:

@@ -44,9 +44,10 @@ from eval.seams import seams_of, whole_plan
 from eval.session import open_session
 from eval.tiling import Overlap, Run, overlap_for, restore_tiled, tile_plan
 from models import load_checkpoint
-from models.arch import build, size_multiple
+from models.arch import build
 from models.export import export_onnx, fix_size
 from models.fold import fold_batchnorm
+from models.spec import size_multiple
 from pipeline.contract import PairSource
 
 FRAME = (2160, 3840)

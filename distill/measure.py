@@ -10,7 +10,7 @@ from distill.network import Made
 from eval.cost import cost_measurements
 from eval.quality import evaluate, placed_restorer
 from models import checkpoint
-from models.arch import size_multiple
+from models.spec import size_multiple
 from pipeline.contract import Kind, Measurement, Output, PairSource, StageContext, StageResult
 from train.ranks import is_first_process
 

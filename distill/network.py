@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from distill.config import NetworkConfig, check_weights
+from distill.settings import DistillConfig, StudentAdversarial
 from models import checkpoint
 from models.arch import build, load_arch
 from models.foreign import load_checkpoint
@@ -24,7 +25,6 @@ from train.recover import recover, train_alone
 from train.terms import TermsLoss
 
 if TYPE_CHECKING:
-    from distill.student import DistillConfig, StudentAdversarial
     from train.adversarial import PatchAdversary
     from train.config_losses import Adversarial
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from distill.student import DistillConfig
+from distill.settings import DistillConfig
 from eval.fitness import misfits
-from models.arch import build, size_multiple
+from models.arch import build
 from models.export import export_onnx
 from models.fold import fold_batchnorm
+from models.spec import size_multiple
 from pipeline.contract import Problem
 from pipeline.plan import Plan, PlannedStage
 from train.determinism import seeded

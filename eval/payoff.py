@@ -70,8 +70,8 @@ def time_networks(networks: Mapping[str, nn.Module], workdir: Path, tile: int, s
     Raises:
         ToolchainMissing: ONNX Runtime is not installed.
     """
-    from models.arch import size_multiple
     from models.export import export_onnx
+    from models.spec import size_multiple
 
     side = tile_side(size_multiple(next(iter(networks.values()))), tile)
     files = {}

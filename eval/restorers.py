@@ -166,8 +166,7 @@ def _from_checkpoint(path: Path, tile: int, threads: int) -> Restorer:
         raise ToolchainMissing(str(path), "a checkpoint runs on PyTorch, which is not installed", 'pip install -e ".[train]"') from e
     from eval.cost import count_params
     from models import load_checkpoint
-    from models.arch import size_multiple
-    from models.restore import padding_of
+    from models.spec import padding_of, size_multiple
 
     torch.set_num_threads(threads)
     teacher = load_checkpoint(path)
@@ -213,8 +212,8 @@ def module_receptive(module: nn.Module) -> Receptive:
     import torch
 
     from eval.receptive import require_onnx
-    from models.arch import size_multiple
     from models.export import export_onnx
+    from models.spec import size_multiple
 
     require_onnx()
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.arch import load_arch, parse_config, size_multiple
+from models.arch import load_arch, parse_config
+from models.spec import size_multiple
 from pipeline.errors import StageFailed, UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.arch import size_multiple
+from models.spec import size_multiple
 from pipeline.errors import StageFailed, UsageError
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from models import checkpoint
-from models.arch import Shapes, build, known_archs, load_arch, parse_config
+from models.arch import build, known_archs, load_arch, parse_config
 from models.restore import restore
+from models.spec import Shapes
 from models.weights import has_header, is_counter, name_forms, read_state
 from pipeline.errors import UsageError
 

@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
-from models.arch import ArchSpec, Padding, size_multiple
-from models.restore import padding_of
+from models.spec import ArchSpec, Padding, padding_of, size_multiple
 from pipeline.errors import UsageError, did_you_mean
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.arch import Padding, size_multiple
+from models.spec import Padding, padding_of, size_multiple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,13 +36,6 @@ def restore(module: nn.Module, lq: Tensor) -> Tensor:
         for part in training:
             part.training = True
     return out[..., :height, :width]
-
-
-def padding_of(module: nn.Module) -> Padding:
-    """How a network's input is extended; mirrored for a module that does not say."""
-    value: Any = getattr(module, "padding", "reflect")
-    known: Padding = value if value in get_args(Padding) else "reflect"
-    return known
 
 
 def pad_to_multiple(lq: Tensor, multiple: int, padding: Padding = "reflect") -> Tensor:

@@ -14,8 +14,8 @@ from torch import nn
 from eval.cost import onnx_layers
 from eval.latency import LatencyResult, speedup
 from eval.payoff import BACKEND, THREADS, tile_side, time_networks
-from models.arch import size_multiple
 from models.export import export_onnx
+from models.spec import size_multiple
 from pipeline.contract import Evidence
 from pipeline.errors import StageFailed
 from targets.estimator import estimate, retype

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.arch import size_multiple
+from models.spec import size_multiple
 from pipeline.errors import UsageError
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)

@@ -12,7 +12,7 @@ from eval.cost import cost_measurements
 from eval.latency import speedup
 from eval.payoff import BACKEND, speed_measurements, tile_side
 from models import checkpoint
-from models.arch import size_multiple
+from models.spec import size_multiple
 from pipeline.contract import Better, Candidate, Evidence, Kind, Measurement, Output, StageContext, StageResult
 from prune.goal import TABLE
 from prune.ladder import Climb, Rung

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eval.quality import to_batch
-from models.arch import size_multiple
+from models.spec import size_multiple
 from pipeline.contract import PairSource
 from prune.groups import CONVOLUTIONS, Kept
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from models import checkpoint
-from models.arch import size_multiple
 from models.fold import fold_batchnorm
+from models.spec import size_multiple
 from pipeline.contract import Pair, StageContext
 from quantize.calibrate import Histograms, Method, calibration_images, observe, set_scales
 from quantize.equalise import correct_biases, equalise

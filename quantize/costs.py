@@ -12,7 +12,7 @@ from torch import nn
 from eval.cost import onnx_layers
 from eval.latency import speedup
 from eval.payoff import ModelFile, tile_side, time_files
-from models.arch import size_multiple
+from models.spec import size_multiple
 from pipeline.contract import Evidence
 from pipeline.errors import StageFailed
 from quantize.emit import export_marked, flavoured

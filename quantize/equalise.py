@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.arch import size_multiple
+from models.spec import size_multiple
 from quantize.fake import rounded
 from quantize.insert import QuantConv, convolutions, set_all_float, set_float
 from quantize.trace import Call, Role, Trace, trace

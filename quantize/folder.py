@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from models import checkpoint
-from models.arch import size_multiple
 from models.export import export_onnx
+from models.spec import size_multiple
 from quantize.artifact import CHECKPOINT, FLOAT, ModelFacts, ModelFolder, write_facts, write_scales
 from quantize.emit import emit
 from quantize.insert import int8_operators

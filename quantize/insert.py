@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.arch import size_multiple
+from models.spec import size_multiple
 from pipeline.errors import StageFailed
 from quantize.fake import ActivationQuantizer, QuantConv2d, QuantConvTranspose2d, quantized_conv
 from quantize.trace import INPUT, Call, Role, Trace, trace

@@ -14,7 +14,8 @@ torch = pytest.importorskip("torch")
 
 from distill import teach  # noqa: E402
 from models import checkpoint  # noqa: E402
-from models.arch import build, load_arch, size_multiple  # noqa: E402
+from models.arch import build, load_arch  # noqa: E402
+from models.spec import size_multiple  # noqa: E402
 from pipeline.config import load_pipeline  # noqa: E402
 from pipeline.contract import StageContext  # noqa: E402
 from pipeline.errors import UsageError  # noqa: E402

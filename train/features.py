@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.arch import size_multiple
+from models.spec import size_multiple
 from pipeline.errors import UsageError
 
 Features = Sequence[Tensor] | Mapping[int, Tensor]

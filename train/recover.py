@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from data.crops import Beside, CropDataset
-from models.arch import size_multiple
+from models.spec import size_multiple
 from pipeline.contract import PairSource, Progress
 from pipeline.errors import UsageError
 from train.adversary import Adversary

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from data.crops import beyond_turns
-from models.arch import size_multiple
+from models.spec import size_multiple
 from pipeline.contract import PairSource, Progress
 from pipeline.errors import StageFailed
 from train.config import Precision, RecoverConfig, TrainConfig

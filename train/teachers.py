@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.arch import size_multiple
-from models.restore import pad_to_multiple, padding_of
+from models.restore import pad_to_multiple
+from models.spec import padding_of, size_multiple
 
 
 class Ensemble(nn.Module):

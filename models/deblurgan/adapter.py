@@ -7,9 +7,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.arch import Padding
 from models.deblurgan.fpn_unet import FPNUNet
 from models.deblurgan.network import ResnetGenerator
+from models.spec import Padding
 
 
 class DeblurGANRestorer(nn.Module):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.arch import Padding
 from models.dmcnn.network import DMCNN
+from models.spec import Padding
 
 
 class DMCNNRestorer(nn.Module):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from models.arch import ArchSpec, Shapes
+from models.spec import ArchSpec, Shapes
 
 if TYPE_CHECKING:
     from models.dmcnn.adapter import DMCNNRestorer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.arch import Padding
 from models.mimounet.cfa_frm import CfaFrmUNet
 from models.mimounet.network import MIMOUNet
+from models.spec import Padding
 
 
 class MIMOUNetRestorer(nn.Module):

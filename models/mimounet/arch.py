@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from models.arch import ArchSpec, Shapes
+from models.spec import ArchSpec, Shapes
 
 if TYPE_CHECKING:
     from models.mimounet.adapter import MIMOUNetRestorer

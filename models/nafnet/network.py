@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.arch import Padding
 from models.nafnet.layernorm import LayerNorm2d
 from models.nafnet.local import LocalAttention, window_of
+from models.spec import Padding
 
 
 class SimpleGate(nn.Module):

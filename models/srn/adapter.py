@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from models.arch import Padding
 from models.pyramid import halve
+from models.spec import Padding
 from models.srn.network import SRNDeblurNet
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from models.arch import ArchSpec, Shapes
+from models.spec import ArchSpec, Shapes
 
 if TYPE_CHECKING:
     from models.srn.adapter import SRNRestorer

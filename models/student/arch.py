@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from models.arch import ArchSpec
+from models.spec import ArchSpec
 from models.student.config import NetworkSpec, StudentConfig
 
 if TYPE_CHECKING:

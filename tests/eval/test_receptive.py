@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from eval.receptive import Receptive, receptive_field
-from models.arch import build, load_arch, size_multiple
+from models.arch import build, load_arch
 from models.export import export_onnx, fix_size
 from models.fold import fold_batchnorm
+from models.spec import size_multiple
 from pipeline.errors import StageFailed
 
 THREE = {"widths": (4, 6, 8), "depths": (1, 1, 1), "se_from": 9}

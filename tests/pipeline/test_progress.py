@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from pipeline.contract import Progress
-from pipeline.progress import Meter, StageProgress, clock_text
+from pipeline.progress import StageProgress
+from pipeline.reading import Meter, clock_text
 
 
 class Bench:
