@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import pkgutil
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,6 +17,14 @@ from typer.exceptions import TyperException
 from pipeline import verbs
 from pipeline.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, PipelineError, UsageError
 from pipeline.processes import place
+
+_ELSEWHERE = "name a folder that can be written to: --workspace for runs, --out for results"
+_DISK = {
+    errno.ENOSPC: "free some space ('python -m pipeline gc --keep 3' tells what the workspace can spare), or name another folder",
+    errno.EDQUOT: "free some space, or name another folder",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG), _ELSEWHERE),
+}
+"""What the disk can refuse to any verb, wherever it writes, and the next step: none of it is a bug."""
 
 
 def build_app() -> typer.Typer:
@@ -50,15 +60,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _usage(e)
     except BrokenPipeError:
         return EXIT_OK
-    except Exception:  # noqa: BLE001 - the one place that turns a bug into an exit code
-        traceback.print_exc()
-        print("internal error: this is a bug, please report it with the lines above and your pipeline file", file=sys.stderr)
-        return EXIT_BUG
+    except Exception as e:  # noqa: BLE001 - the one place that turns a bug into an exit code
+        return _unexpected(e)
 
 
 def _interrupted() -> int:
     print("interrupted; the same command goes on where it stopped", file=sys.stderr)
     return EXIT_INTERRUPTED
+
+
+def _unexpected(error: Exception) -> int:
+    """A disk that refuses is told as it is; all else is a bug of ours, with its traceback."""
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return _say(UsageError(str(error.filename or "disk"), os.strerror(error.errno).lower(), _DISK[error.errno]))
+    traceback.print_exception(error)
+    print("internal error: this is a bug, please report it with the lines above and your pipeline file", file=sys.stderr)
+    return EXIT_BUG
 
 
 def _refuse_torchrun(arguments: Sequence[str]) -> None:
@@ -80,4 +97,14 @@ def _usage(error: TyperException) -> int:
         return UsageError.exit_code
     context = getattr(error, "ctx", None)
     where = context.command_path if context is not None else "python -m pipeline"
-    return _say(UsageError(where, message[:1].lower() + message[1:].rstrip("."), f"see '{where} --help'"))
+    return _say(UsageError(where, *_wrong(message, where)))
+
+
+def _wrong(message: str, where: str) -> tuple[str, str]:
+    """What is wrong with the command line, and the next step: the word that was meant, where the parser guesses one."""
+    what, near = re.subn(r"\.? (\(Possible options: |Did you mean ).*", "", message)
+    words = re.findall(r"--?[\w-]+|'[^']+'", message[len(what) :]) if near else []
+    hint = f"did you mean {' or '.join(repr(w.strip(chr(39))) for w in words)}?" if words else f"see '{where} --help'"
+    if "option '--target'" in message:
+        hint = "say --target NAME; 'python -m pipeline targets' lists the names, and a path to a YAML of your own will do"
+    return what[:1].lower() + what[1:].rstrip("."), hint

@@ -141,12 +141,14 @@ class Runner:
         Call ``options.check`` first.
         """
         self._write_head(options)
+        ended = False
         try:
             for number, stage in enumerate(self.plan.stages, 1):
                 if not self._advance(number, stage, options) or stage.id == options.until:
                     break
-        finally:
-            report = self._write_report()
+            ended = True
+        finally:  # an interrupted run has proved nothing of what it did not come to
+            report = self._write_report(Verdict.PASSED if ended else Verdict.UNPROVEN)
         return RunResult(self.run_dir.path, report, tuple(self.records.values()))
 
     def abandon(self, error: PipelineError) -> RunResult:
@@ -246,10 +248,10 @@ class Runner:
         self.run_dir.write_text("pipeline.resolved.yaml", yaml.safe_dump(resolved, sort_keys=False))
         self.run_dir.write_text("target.resolved.yaml", yaml.safe_dump(self.plan.target.model_dump(mode="json"), sort_keys=False))
 
-    def _write_report(self) -> dict[str, Any]:
+    def _write_report(self, best: Verdict = Verdict.PASSED) -> dict[str, Any]:
         records = list(self.records.values())
         verdicts = {r.verdict() for r in records if r.status is not Status.SKIPPED}
-        worst = next((v for v in (Verdict.FAILED, Verdict.UNPROVEN) if v in verdicts), Verdict.PASSED)
+        worst = next((v for v in (Verdict.FAILED, Verdict.UNPROVEN) if v in verdicts), best)
         report = {
             "schema": REPORT_SCHEMA,
             "target": self.plan.target.name,

@@ -20,11 +20,17 @@ def figure(entry: Mapping[str, Any]) -> str:
     return f"{text} {entry['unit']}".strip()
 
 
+def gate_name(gate: Mapping[str, Any]) -> str:
+    """What a gate looks at: the metric, and the statistic unless it is the mean."""
+    statistic = gate.get("statistic") or "mean"
+    return str(gate["metric"]) if statistic == "mean" else f"{gate['metric']} ({statistic})"
+
+
 def stage_line(entry: Mapping[str, Any], number: int, total: int) -> str:
     """The one line that the terminal shows when a stage is done."""
     by_name = {m["name"]: m for m in reversed(entry["measurements"])}
     figures = "  ".join(f"{n} {figure(by_name[n])}" for n in _HEADLINE if n in by_name)
-    gates = "".join(f"  {_MARK[g['verdict']]} {g['metric']}" for g in entry["gates"])
+    gates = "".join(f"  {_MARK[g['verdict']]} {gate_name(g)}" for g in entry["gates"])
     return f"[{number}/{total}] {entry['id']:<10} {entry['status']:<9} {entry['seconds']:7.1f} s  {figures}{gates}"
 
 
@@ -42,7 +48,7 @@ def stage_markdown(entry: Mapping[str, Any]) -> str:
         lines.append("")
     for gate in entry["gates"]:
         against = f" against {gate['against']}" if gate["against"] else ""
-        lines.append(f"* {gate['verdict']}: {gate['metric']} {gate['rule']} {gate['bound']:g}{against} {gate['reason']}".rstrip())
+        lines.append(f"* {gate['verdict']}: {gate_name(gate)} {gate['rule']} {gate['bound']:g}{against} {gate['reason']}".rstrip())
     for c in entry["candidates"]:
         lines.append(f"* {'chosen' if c['chosen'] else 'lost'}: {c['name']}: {c['reason']}")
     lines += [""] + [f"{note}\n" for note in entry["notes"]]

@@ -113,7 +113,7 @@ def _usage_error(model: type[BaseModel], error: ErrorDetails, where: str, prefix
         return UsageError(place, "unknown key", did_you_mean(str(error["loc"][-1]), _fields_at(model, error["loc"][:-1])))
     if error["type"] == "missing":
         return UsageError(place, "is missing", f"add '{error['loc'][-1]}:' there")
-    message = error["msg"].removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")  # YAML has lists
     if "; did you mean " in message:
         what, _, hint = message.partition("; ")
         return UsageError(place, what, hint)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import typer
+from typer.exceptions import TyperException
 
+from pipeline.cli import build_app
 from pipeline.config import load_pipeline
 from pipeline.plan import make_plan
 from pipeline.target import known_targets, load_target
@@ -52,12 +56,43 @@ def test_the_gopro_recipe_s_teacher_is_the_published_one():
     assert sum(p.numel() for p in network.parameters()) == 17_111_907
 
 
-def test_the_readme_s_commands_name_verbs_and_files_that_exist():
+def readme_commands() -> list[list[str]]:
+    """Every ``python -m pipeline …`` that the README shows, as words after ``pipeline``; placeholders (…) are left out."""
     text = (ROOT / "README.md").read_text()
-    commands = re.findall(r"python -m pipeline (\S+)(.*)", text)
-    verbs = {p.stem for p in (ROOT / "pipeline" / "verbs").glob("*.py")}
-    assert {"run", "deblur", "evaluate", "plan", "targets"} <= {verb for verb, _ in commands} <= verbs
-    for file in re.findall(r"\b((?:recipes|docs|benchmarks|targets)/[\w./-]+\.\w+)", text):
+    found = re.findall(r"python -m pipeline ([^`\n]*)", text)
+    return [shlex.split(re.split(r"\s+(?:>|&&)\s", line)[0], comments=True) for line in found if "…" not in line]
+
+
+def parsed(words: list[str]) -> None:
+    """Let the command line read ``words``, and do nothing; raises where a verb, an option or an argument is not what it knows."""
+    command, name = typer.main.get_command(build_app()), "pipeline"
+    context = command.make_context(name, list(words), resilient_parsing=True)
+    while hasattr(command, "get_command"):
+        name, *words = words
+        command = command.get_command(context, name)
+        assert command is not None, name
+        context = command.make_context(name, list(words), parent=context, resilient_parsing=hasattr(command, "get_command"))
+
+
+@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
+def test_the_readme_s_commands_are_understood(words: list[str]):
+    parsed(words)
+
+
+def test_every_verb_is_in_the_readme():
+    verbs = {p.stem for p in (ROOT / "pipeline" / "verbs").glob("[a-z]*.py")}
+    assert {words[0] for words in readme_commands()} == verbs
+
+
+def test_a_command_with_an_unknown_option_is_not_understood():
+    for words in (["runn"], ["run", "pipeline.yaml", "--target", "host", "--wat"], ["run", "pipeline.yaml"], ["dataset", "pakc"]):
+        with pytest.raises((AssertionError, TyperException)):
+            parsed(words)
+
+
+def test_the_files_that_the_readme_names_exist():
+    text = (ROOT / "README.md").read_text()
+    for file in re.findall(r"\b((?:recipes|docs|benchmarks|targets|weights)/[\w./-]+\.\w+)", text):
         assert (ROOT / file).exists(), file
 
 

@@ -63,8 +63,8 @@ class Panel:
 
 
 def panels(view: RunView) -> tuple[Panel, ...]:
-    """PSNR, size, and one panel per kind of latency, each when at least one stage has it."""
-    return tuple(p for p in (_quality(view), _size(view), *_latency_panels(view)) if p is not None)
+    """PSNR, size, speedup, and one panel per kind of latency, each when at least one stage has it."""
+    return tuple(p for p in (_quality(view), _size(view), _speedup(view), *_latency_panels(view)) if p is not None)
 
 
 def _quality(view: RunView) -> Panel | None:
@@ -87,6 +87,11 @@ def _size(view: RunView) -> Panel | None:
     if all(_finite(s.measured["size"]) is None for s in view.stages):
         return None
     return _panel("Size", "of what the stage hands on", "plain", [(s.id, s.measured["size"]) for s in view.stages], 0.0)
+
+
+def _speedup(view: RunView) -> Panel | None:
+    rows = [(s.id, s.measured["speedup"]) for s in view.stages if _finite(s.measured["speedup"]) is not None]
+    return _panel("Speedup", "over what came in, timed in turn on this host; bars start at 1", "host", rows, 1.0) if rows else None
 
 
 def _latency_panels(view: RunView) -> Iterator[Panel]:

@@ -46,7 +46,8 @@ def _facts(view: RunView, run_dir: Path) -> Iterator[str]:
 
 def _stage_cells(stage: StageRow) -> list[str]:
     numbers = [_number(n) for n in stage.numbers()]
-    return [_text(stage.id), f"{MARKS.get(stage.status, '!')} {_text(stage.status)}", *numbers, _latencies(stage), stage.seconds.text]
+    times = _latencies(stage) + (f"<br>{_text(stage.measured.speed)}" if stage.measured.speed else "")
+    return [_text(stage.id), f"{MARKS.get(stage.status, '!')} {_text(stage.status)}", *numbers, times, stage.seconds.text]
 
 
 def _latencies(row: StageRow | CandidateRow) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.report.numbers import MISSING, Number, conditions_text, label, number, origin
 
-COLUMNS = ("psnr", "ssim", "psnr_worst5", "psnr_gain", "params", "macs", "size")
+COLUMNS = ("psnr", "ssim", "psnr_worst5", "psnr_gain", "params", "macs", "size", "speedup")
 _PERCENTILES = ("p50", "p90", "p99")
 _SPREAD = {"cv", "stable", "p50", "p90", "p99"}
 
@@ -56,6 +56,12 @@ class Measured:
     latencies: tuple[Latency, ...] = ()
     others: tuple[Other, ...] = ()
 
+    @property
+    def speed(self) -> str:
+        """How much faster than what came in, as text; unlike two stages' times, both sides were timed in turn."""
+        found = self["speedup"]
+        return f"{found.text.removesuffix(' x')}× as fast as before, timed in turn" if found.value is not None else ""
+
     def __getitem__(self, name: str) -> Number:
         return self.columns.get(name, Number())
 
@@ -78,8 +84,14 @@ def read_measurements(entries: Iterable[Mapping[str, Any]], target: str) -> Meas
         elif name in COLUMNS and name not in columns:
             columns[name] = _number(entry, target)
         else:
-            others.append(Other(label(name), _number(entry, target), _origin(entry, target)))
+            others.append(Other(_named(name, entry), _number(entry, target), _origin(entry, target)))
     return Measured(columns, _latencies(timed, target), tuple(others))
+
+
+def _named(name: str, entry: Mapping[str, Any]) -> str:
+    """The measurement's name in words, with the data set where the entry says it: one name may come once for each."""
+    split = (entry.get("conditions") or {}).get("split")
+    return f"{label(name)} on {split}" if split else label(name)
 
 
 def _latencies(entries: list[Mapping[str, Any]], target: str) -> tuple[Latency, ...]:

@@ -29,7 +29,15 @@ LABELS = {
     "latency_p50": "latency p50",
     "latency_p90": "latency p90",
     "latency_p99": "latency p99",
+    "frame_latency_p50": "whole-frame latency p50",
+    "frame_latency_p90": "whole-frame latency p90",
+    "frame_latency_p99": "whole-frame latency p99",
     "energy": "energy",
+    "psnr_drop": "PSNR drop",
+    "psnr_drop_worst": "PSNR drop on the worst image",
+    "psnr_delta": "PSNR change",
+    "ssim_drop": "SSIM drop",
+    "parity_task_psnr": "task PSNR change",
 }
 
 

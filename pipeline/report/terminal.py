@@ -44,7 +44,7 @@ def _stage_table(view: RunView, width: int) -> Table:
     for stage in view.stages:
         picked = dict(zip(("PSNR", "SSIM", "worst 5", "Δ", "params", "MACs", "size"), stage.numbers(), strict=True))
         cells = [_number(picked[name]) for name in columns]
-        table.add_row(stage.id, _marked(stage.status), *cells, stage.seconds.text)
+        table.add_row(stage.id, _marked(stage.status), *cells, MISSING if stage.status == "skipped" else stage.seconds.text)
     return table
 
 
@@ -56,14 +56,15 @@ def _columns(width: int) -> tuple[str, ...]:
 
 def _latency_table(view: RunView, width: int) -> Table:
     table = _table("Latency")
-    for name in ("stage", "p50", *(("others",) if width >= _MIDDLE else ()), "frame", "where it comes from"):
-        table.add_column(name, justify="right" if name == "p50" else "left", no_wrap=True)
+    for name in ("stage", "p50", "speedup", *(("others",) if width >= _MIDDLE else ()), "frame", "where it comes from"):
+        table.add_column(name, justify="right" if name in {"p50", "speedup"} else "left", no_wrap=True)
     for stage in view.stages:
-        for item in stage.measured.latencies:
+        for n, item in enumerate(stage.measured.latencies):
+            speed = stage.measured["speedup"] if n == 0 else Number()
             leading = _number(item.number) if item.percentile == "p50" else Text(MISSING, "dim")
             others = item.others if item.percentile == "p50" else f"{item.percentile} {item.number.text}, {item.others}".rstrip(", ")
             middle = (Text(others, "dim"),) if width >= _MIDDLE else ()
-            table.add_row(stage.id, leading, *middle, item.frame_text, Text(item.origin, _ORIGINS.get(item.evidence, "")))
+            table.add_row(stage.id, leading, _number(speed), *middle, item.frame_text, Text(item.origin, _ORIGINS.get(item.evidence, "")))
     return table
 
 
@@ -96,6 +97,9 @@ def _verdict_line(view: RunView) -> Text:
     parts.append((f"  {view.target} in {view.seconds.text}", ""))
     if view.gates:
         parts.append((f", {len(view.gates) - len(unmet)} of {len(view.gates)} gates passed", ""))
+    skipped = sum(s.status == "skipped" for s in view.stages)
+    if skipped:
+        parts.append((f", {skipped} of {len(view.stages)} stages not run", ""))
     return Text.assemble(*parts)
 
 

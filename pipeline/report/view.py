@@ -42,7 +42,9 @@ class CandidateRow:
     @property
     def others(self) -> str:
         """What was measured beside quality, size and latency, as text."""
-        return ", ".join(f"{o.name} {o.number.text}" for o in self.measured.others)
+        speed = self.measured["speedup"]
+        first = [f"speedup {speed.text}"] if speed.value is not None else []
+        return ", ".join([*first, *(f"{o.name} {o.number.text}" for o in self.measured.others)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import PipelineError, StageFailed, ToolchainMissing, UsageError
-from pipeline.verbs.run import PipelineArg, SetOpt, TargetOpt, open_plan
+from pipeline.verbs.run import PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, open_plan
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -36,11 +36,12 @@ def check(
     pipeline: PipelineArg,
     target: TargetOpt,
     overrides: SetOpt = [],  # noqa: B006 - typer wants a literal
+    workspace: WorkspaceOpt = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Look for what would stop a run or go badly on its target."""
     begin = time.monotonic()
-    plan = open_plan(pipeline, target, overrides)
+    plan = open_plan(pipeline, target, overrides, workspace)
     data, findings, expected = examine(plan)
     if as_json:
         print(json.dumps(to_json(plan, data, findings, expected), indent=1))
@@ -98,7 +99,7 @@ def _show(plan: Plan, data: Sequence[DataSet], findings: Sequence[Finding], expe
     names = " → ".join(s.id for s in plan.stages)
     print(f"{plan.path.name} for {plan.target.name} ({plan.target.title}): {names}")
     for d in data:
-        print(f"data.{d.role}: {d.pairs} pairs of {d.scenes} scenes, the first {d.size[0]}x{d.size[1]} pixels")
+        print(f"data.{d.role}: {_many(d.pairs, 'pair')} of {_many(d.scenes, 'scene')}, the first {d.size[0]}x{d.size[1]} pixels")
     for f in expected:
         how = f"{f.precision} in {f.backend}"
         print(f"{f.what}: {f.p90_ms:.1f} ms (p90, estimated from constants of the target, {how}) of {f.budget_ms:g}")

@@ -25,6 +25,7 @@ Example: python -m pipeline compare .pipeline/runs/latest elsewhere/runs/latest 
 """
 
 _STYLES = {"better": "green", "worse": "red", "passed": "green", "failed": "bold red", "unproven": "yellow"}
+_LEAST = {"measurement": 16, "gate": 20}
 _MARKS = {"passed": "✓", "failed": "✗", "unproven": "?"}
 
 WorkspaceOpt = Annotated[Path, typer.Option("--workspace", help="where runs are looked up by name", metavar="DIR")]
@@ -102,7 +103,7 @@ def _measurement(cell: Mapping[str, Any] | None, row: Mapping[str, Any], number:
 def _gate_table(rows: Sequence[Mapping[str, Any]], count: int) -> Table:
     table = _table("Gates", "stage", "gate")
     for number in range(1, count + 1):
-        table.add_column(f"run {number}", no_wrap=True)
+        table.add_column(f"run {number}")
     for row in rows:
         against = f" against {row['against']}" if row["against"] else ""
         statistic = f" ({row['statistic']})" if row["statistic"] not in ("", "mean") else ""
@@ -133,7 +134,10 @@ def _table(title: str, *columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, min_width=_LEAST.get(column, 9), overflow="fold")  # many runs narrow the figures, not the names
+    return table
 
 
 def _text(text: str, style: str = "") -> Text:

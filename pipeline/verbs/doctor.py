@@ -40,9 +40,20 @@ def doctor(
         print(json.dumps({"target": target or None, "ok": not gaps, "findings": [asdict(f) for f in found]}, indent=1))
     else:
         _print(found)
+        if not gaps:
+            print(f"{target or 'every run'} needs {_needed(found)}: nothing is missing")
     if gaps:
         what = f"{target or 'every run'} needs what is missing: {', '.join(f'{f.group} {f.name}' for f in gaps)}"
         raise ToolchainMissing("doctor", what, " && ".join(dict.fromkeys(f.install for f in gaps)))
+
+
+def _needed(found: list[Finding]) -> str:
+    """What cannot be done without, by group: ``packages base, train; backends tvm``."""
+    names: dict[str, list[str]] = {}
+    for f in found:
+        if f.needed:
+            names.setdefault(f.group, []).append(f.name)
+    return "; ".join(f"{group} {', '.join(some)}" for group, some in names.items())
 
 
 def _print(found: list[Finding]) -> None:

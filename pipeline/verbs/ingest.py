@@ -57,6 +57,8 @@ def ingest(
     if (result is None) == (replay is None):
         raise UsageError("ingest", "needs either a result or --replay DIR", "say RUN result.json, or RUN --replay DIR")
     folder = find_run(run, workspace.resolve())
+    if not (folder / "bundle").is_dir():
+        raise UsageError(f"run {folder.name}", "made no bundle that could have been benched", "name the run that the bundle came from")
     bundle = importlib.import_module("eval.bundle").Bundle.open(folder / "bundle")
     sha256 = hashlib.sha256((bundle.path / "MANIFEST.sha256").read_bytes()).hexdigest()
     where = str(result or replay)

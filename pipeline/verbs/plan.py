@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan
 
 
+_WIDE = 110
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     text = "Show what 'run' would run or restore, and why.\n\nExample: python -m pipeline plan pipeline.yaml --target host"
@@ -33,13 +36,26 @@ def plan(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
+    _show(made, rows)
+
+
+def _show(made: Plan, rows: list[dict[str, Any]]) -> None:
+    """What is asked first comes first; a narrow terminal leaves out what the file says anyway."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("stage", "uses", "needs", "data", "would be", "why", title=f"{made.path.name} for {made.target.name}")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{made.path.name} for {made.target.name}", title_justify="left")
+    console = Console()
+    wide = console.width >= _WIDE
+    for name in ("stage", "would be", "why", *(("uses", "reads") if wide else ())):
+        table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(row["id"], row["uses"], ", ".join(row["needs"]), ", ".join(row["data"]), row["action"], row["why"])
-    Console().print(table)
+        more = (row["uses"], ", ".join([*row["needs"], *row["data"]])) if wide else ()
+        table.add_row(row["id"], row["action"], row["why"], *more)
+    console.print(table)
+    if any(row["key"] and row["action"] == "run" for row in rows):
+        print(f"what changed since the last run: python -m pipeline explain {made.path.name} STAGE --target {made.target.name}")
 
 
 def plan_rows(made: Plan, workspace: Path) -> list[dict[str, Any]]:
@@ -62,6 +78,11 @@ def plan_rows(made: Plan, workspace: Path) -> list[dict[str, Any]]:
                 row |= {"action": "run", "why": "no stored result with its key"}
             else:
                 known[stage.id] = {name: o["sha256"] for name, o in stored["outputs"].items()}
-                row |= {"action": "restored", "why": f"result of {stored['measured_at']}"}
+                row |= {"action": "restored", "why": f"result of {_minute(stored['measured_at'])}"}
         rows.append(row)
     return rows
+
+
+def _minute(stamp: str) -> str:
+    """``2026-03-01T12:00:03+0000`` as ``2026-03-01 12:00``."""
+    return stamp[:16].replace("T", " ")

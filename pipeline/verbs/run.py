@@ -16,7 +16,7 @@ from pipeline.errors import GateFailed, GateUnproven, PipelineError, UsageError,
 if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.rundir import RunDir
-    from pipeline.runner import RunResult
+    from pipeline.runner import RunOptions, RunResult
 
 PipelineArg = Annotated[Path, typer.Argument(help="the pipeline file", metavar="PIPELINE")]
 TargetOpt = Annotated[str, typer.Option("--target", help="a shipped target (see 'targets') or the path of a target YAML")]
@@ -100,6 +100,7 @@ def run(
             return
         options = RunOptions(from_, until, tuple(force), Evidence.TARGET if require_evidence else None)
         options.check(plan)
+        _in_order(options, [s.id for s in plan.stages])
         silent = quiet or as_json
         runner = Runner(plan, workspace_of(pipeline, workspace), _progress_factory(silent), _say if not silent else _drop, part)
         if isinstance(part, Leader):
@@ -107,6 +108,11 @@ def run(
         _say_head(plan, runner.run_dir, silent)
         _warn(plan, runner.workspace, silent)
         _finish(runner.run(options), as_json)
+
+
+def _in_order(options: RunOptions, stages: list[str]) -> None:
+    if options.from_ and options.until and stages.index(options.from_) > stages.index(options.until):
+        raise UsageError(f"--from {options.from_}", f"comes after --until {options.until}", f"known, in order: {', '.join(stages)}")
 
 
 def _progress_factory(quiet: bool) -> Callable[[str, int, int, Path, Callable[..., None]], Progress]:
@@ -163,8 +169,12 @@ def gate_error(stage: str, outcome: object) -> PipelineError:
         raise TypeError(type(outcome))
     rule = f"{outcome.metric} {outcome.rule} {outcome.bound:g} {outcome.unit}".rstrip()
     rule += f" against {outcome.against}" if outcome.against else ""
+    rule += "" if outcome.statistic == "mean" else f" ({outcome.statistic})"
     if outcome.verdict is Verdict.UNPROVEN:
-        hint = "bring the missing evidence (a bench on the device), or do not require it"
+        if outcome.reason.startswith("no measurement"):
+            hint = "gate on what the stage measures: report.html lists it"
+        else:
+            hint = "bring the missing evidence: python -m pipeline bench RUN --on BOARD --ingest RUN; or do not require it"
         return GateUnproven(f"stage {stage}", f"gate '{rule}' is unproven: {outcome.reason}", hint)
     value = "NaN" if outcome.value is None or outcome.value != outcome.value else f"{outcome.value:.4g}"
     hint = "report.html shows by how much and on which images; change the stage's settings, or the bound if it asks too much"

@@ -60,7 +60,7 @@ def test_nothing_to_say(cli, toy, target_file):
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "toy.yaml for toy-board (A board for tests): toy"
-    assert lines[1].startswith("data.calibrate: 2 pairs of 1 scenes, the first 64x64 pixels")
+    assert lines[1].startswith("data.calibrate: 2 pairs of 1 scene, the first 64x64 pixels")
     assert lines[-1].startswith("0 errors, 0 warnings, ")
 
 

@@ -148,3 +148,11 @@ def test_the_beginning_of_a_name_must_be_of_one_run(cli, tmp_path: Path):
 def test_help_has_examples(cli):
     code, out, _ = cli("compare", "--help")
     assert code == 0 and out.count("Example: python -m pipeline compare") == 2
+
+
+def test_at_80_columns_the_figures_fold_and_the_names_stay(cli, run, monkeypatch: pytest.MonkeyPatch):
+    first, second = run(), run("stages.second.with.drop=0.2")
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = cli("compare", first, second, first)
+    gates = lines(out.split("Gates")[1])
+    assert code == 0 and "…" not in out and any(line.startswith("second psnr drop_at_most") for line in gates)

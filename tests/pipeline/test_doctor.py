@@ -69,6 +69,7 @@ def test_a_missing_backend_is_exit_6_for_a_target_that_needs_it(cli: Cli, monkey
     assert "doctor: raspberry-pi-5 needs what is missing: " in err
     assert "backends litert" in err
     assert err.splitlines()[1].startswith("hint: pip install ")
+    assert "nothing is missing" not in out
     code, out, _ = cli("doctor", "--target", "host", "--json")
     needed = {f["name"] for f in json.loads(out)["findings"] if f["group"] == "backends" and f["needed"]}
     assert needed == {b.use for b in load_target("host").backends}
@@ -97,3 +98,9 @@ def test_the_gpu_is_named_or_its_absence_is(monkeypatch: pytest.MonkeyPatch):
     [gpu] = [f for f in examine() if f.group == "gpu"]
     assert (gpu.state == "ok") is torch.cuda.is_available()
     assert gpu.detail
+
+
+def test_the_last_line_says_what_is_needed(cli: Cli):
+    code, out, _ = cli("doctor", "--target", "jetson-nano")
+    needed = "packages base, train, onnx; backends onnxruntime, tensorrt, tvm"
+    assert code == 0 and out.splitlines()[-1] == f"jetson-nano needs {needed}: nothing is missing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,3 +287,10 @@ def test_a_replay_that_is_not_complete_says_what_it_needs(run: Path, cli: Cli, t
 def test_either_a_result_or_a_replay(run: Path, cli: Cli):
     code, _, err = cli("ingest", run)
     assert (code, err.splitlines()[0]) == (2, "ingest: needs either a result or --replay DIR")
+
+
+def test_a_run_that_made_no_bundle_is_named(run: Path, ingest: Ingest):
+    result = make_result(run)
+    shutil.rmtree(run / "bundle")
+    code, _, err = ingest(result)
+    assert (code, err) == (2, "run run: made no bundle that could have been benched\nhint: name the run that the bundle came from\n")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.report.measured import read_measurements
 from pipeline.report.numbers import duration, number, origin, significant
 
 
@@ -65,3 +66,13 @@ def test_only_target_evidence_is_called_measured_on_the_target() -> None:
     assert origin("estimated", "jetson-xavier") == "estimated for jetson-xavier"
     assert origin("target", "jetson-xavier") == "measured on jetson-xavier"
     assert origin("gossip", "jetson-xavier") == "origin unknown"
+
+
+def test_a_speedup_has_a_column_and_a_second_data_set_is_named() -> None:
+    base = {"unit": "dB", "evidence": "host", "samples": 2}
+    rows = [{"name": "psnr", "value": 30.0, "conditions": {"split": "calibrate"}, **base}]
+    rows += [{"name": "psnr", "value": 26.0, "conditions": {"split": "test"}, **base}]
+    rows += [{"name": "speedup", "value": 1.923, "unit": "x", "evidence": "host", "samples": 9}]
+    found = read_measurements(rows, "board")
+    assert found["psnr"].text == "30.00 dB" and [(o.name, o.number.text) for o in found.others] == [("PSNR on test", "26.00 dB")]
+    assert found.speed == "1.92× as fast as before, timed in turn" and read_measurements([], "board").speed == ""

@@ -117,3 +117,43 @@ def test_plan_says_what_would_run_and_why(cli, run, pipeline_file: Path, target_
     assert rows() == [("first", "restored", "result"), ("second", "restored", "result")]
     code, out, _ = cli("plan", pipeline_file, "--target", target_file)
     assert code == 0 and "restored" in out
+
+
+def test_an_interrupted_run_has_not_passed(run, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.runner.guarded", interrupted)
+    _, err, report = run(expect=130)
+    assert err == "interrupted; the same command goes on where it stopped\n"
+    assert report["verdict"] == "unproven" and statuses(report) == ["skipped", "skipped"]
+
+
+def test_a_part_of_a_run_says_what_it_left_out_and_must_not_end_before_it_begins(run):
+    out, _, report = run("--until", "first")
+    assert report["verdict"] == "passed" and out.splitlines()[-2].endswith("1 of 1 gates passed, 1 of 2 stages not run")
+    _, err, _ = run("--from", "second", "--until", "first", expect=2)
+    assert err == "--from second: comes after --until first\nhint: known, in order: first, second\n"
+
+
+def test_a_gate_on_the_worst_image_says_so(run):
+    gate = "stages.second.gates=[{metric: psnr, drop_at_most: 0.01, against: first, statistic: worst}]"
+    out, err, _ = run("--set", gate, expect=3)
+    assert "gate 'psnr drop_at_most 0.01 dB against first (worst)' is not met" in err and "✗ psnr (worst)" in out
+
+
+def test_a_gate_on_what_no_stage_measures_names_the_next_step(run):
+    _, err, _ = run("--set", "stages.second.gates=[{metric: latency_p90, at_most: 5}]", expect=4)
+    assert "is unproven: no measurement 'latency_p90'\nhint: gate on what the stage measures" in err
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_plan_fits_the_terminal_and_names_the_next_step(run, cli, pipeline_file: Path, target_file: Path, monkeypatch, width: int):
+    monkeypatch.setenv("COLUMNS", str(width))
+    run("--until", "first")
+    code, out, _ = cli("plan", pipeline_file, "--target", target_file)
+    rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert code == 0 and "…" not in out and max(map(len, out.splitlines()[:-1])) <= width
+    assert "restored   result of 20" in rows["first"] and "run        no stored result with its key" in rows["second"]
+    assert ("first.model" in rows["second"]) == (width >= 110)
+    assert "python -m pipeline explain pipeline.yaml STAGE --target toy-board" in out
