@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import PipelineError, StageFailed, ToolchainMissing, UsageError
-from pipeline.verbs.run import PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, open_plan
+from pipeline.opening import PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, open_plan
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan

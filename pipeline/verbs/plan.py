@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.verbs.run import PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, open_plan, workspace_of
+from pipeline.opening import PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, open_plan, workspace_of
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan

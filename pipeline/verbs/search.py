@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.verbs.run import PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, open_plan, workspace_of
+from pipeline.opening import PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, open_plan, workspace_of
 
 _HELP = """Search for students under the target's limits: short trainings first, full runs for the best.
 

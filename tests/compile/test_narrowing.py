@@ -10,8 +10,8 @@ import yaml
 
 from pipeline.cli import main
 from pipeline.key import key_of, key_parts
+from pipeline.opening import narrowed_plan
 from pipeline.target import TARGETS_DIR
-from pipeline.verbs.run import narrowed_plan
 
 ABSENT = "tests.compile.natives.absent"
 
