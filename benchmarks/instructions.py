@@ -16,13 +16,14 @@ import json
 import tempfile
 from pathlib import Path
 
-from benchmarks.compile_tvm import quantized
-
+from benchmarks.compile import quantized
+from compile.pictures import tile_of
 from data.images import read_image
 from eval.cost import count_macs
 from eval.quality import to_batch
 from eval.session import BuildRequest, load_backend
 from models import checkpoint
+from models.fold import fold_batchnorm
 from pipeline.target import load_target
 from quantize.artifact import ModelFolder
 from targets.emulate.counting import instructions
@@ -51,14 +52,17 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=None, help="also write the counts here")
     options = parser.parse_args()
     files = sorted(p for p in options.photos.rglob("*") if p.suffix in (".png", ".jpg"))[:8]
-    photos = [read_image(p)[: options.size, : options.size] for p in files]
-    macs = count_macs(checkpoint.load(options.student).module, options.size, options.size)
+    batches = [to_batch(tile_of(read_image(p), options.size, options.size)) for p in files]
+    if not batches:
+        parser.error(f"{options.photos} holds no .png and no .jpg to calibrate with")
+    network = checkpoint.load(options.student).module.eval()
+    macs = count_macs(network, options.size, options.size)
     print(f"{options.precision}, {options.size}x{options.size}, {macs / 1e6:.1f} M MACs, {options.cpu}; {EVIDENCE}")
     found = {}
     with tempfile.TemporaryDirectory() as tmp:
-        folder = quantized(options.student, photos, Path(tmp) / "model")
+        folder = quantized(fold_batchnorm(network), batches, Path(tmp) / "model")
         for backend in BACKENDS:
-            classes = count(folder, backend, options, to_batch(photos[0]), Path(tmp))
+            classes = count(folder, backend, options, batches[0], Path(tmp))
             found[backend] = {"total": sum(classes.values()), **classes}
             parts = ", ".join(f"{name} {n / 1e6:.2f}" for name, n in classes.items() if n)
             total = found[backend]["total"]

@@ -198,7 +198,7 @@ def memory_table(file: Path, multiple: int, tiles: list[int], workdir: Path) -> 
         fix_size(file, path, side, side)
         overlap = overlap_for(receptive, side)
         request = json.dumps({"path": str(path), "side": side, "halo": overlap.halo, "blend": overlap.blend, "multiple": multiple})
-        done = subprocess.run([sys.executable, __file__, "--probe", request], check=True, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, __file__, "--probe", request], check=True, stdout=subprocess.PIPE, text=True)
         said = json.loads(done.stdout)
         print(f"tile {side:4}  {said['tiles']:4} tiles  {said['peak'] / 2**20:7.1f} MiB  {said['seconds']:6.1f} s", flush=True)
 

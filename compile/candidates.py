@@ -132,8 +132,10 @@ def build_parallel(plans: Sequence[Plan], model: Path, target: Target, workdir: 
                 _start(child, same[0], model, target, workdir, tile)
             for pipe in wait(list(running)):
                 same, child = running.pop(pipe)  # type: ignore[index] # wait returns what it was given
-                attempt = _result(child, same[0])
-                child.close()
+                try:
+                    attempt = _result(child, same[0])
+                finally:
+                    child.close()
                 yield from (_with_threads(attempt, plan) for plan in same)
     finally:
         for _, child in running.values():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compile.candidates import Attempt, Plan, frame_of
+from compile.candidates import Attempt, frame_of
 from compile.child import Runtimes
 from compile.limits import Limits
 from compile.onnxruntime.backend import OnnxSession, onnxruntime_facts
@@ -26,7 +26,7 @@ from compile.pictures import restorer_of, tile_of
 from compile.remote import Clock, RemoteSession, differences, in_turn
 from compile.source import Source, source_file
 from eval.bundle import artifact_layers
-from eval.cost import size_measurement
+from eval.cost import rates_of, size_measurement
 from eval.latency import LatencyResult, latency_measurements
 from eval.quality import QualityResult, evaluate, session_restorer, to_batch
 from eval.receptive import receptive_field
@@ -41,7 +41,7 @@ from quantize.artifact import ModelFolder
 from targets.estimator import estimate
 
 if TYPE_CHECKING:
-    from pipeline.target import Rates, Target
+    from pipeline.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ class Judge:
     def _estimate(self, attempt: Attempt) -> Measurement:
         height, width = frame_of(self.target, self.folder.size_multiple)
         layers = artifact_layers(self.reference(attempt), height, width, _built(attempt).facts["float_precision"])
-        found = estimate(layers, self._rates(attempt.plan), backend=attempt.plan.use)
+        found = estimate(layers, rates_of(self.target, attempt.plan.runs_on, attempt.plan.threads), backend=attempt.plan.use)
         conditions = {
             "frame": f"{self.target.frame.width}x{self.target.frame.height}",
             "target": self.target.name,
@@ -229,12 +229,6 @@ class Judge:
             "bounds_ms": {k: round(v, 3) for k, v in sorted(found.by_bound().items())},
         }
         return Measurement("latency_p50", found.ms, "ms", Better.LOWER, 1, Evidence.ESTIMATED, conditions)
-
-    def _rates(self, plan: Plan) -> Rates:
-        """The processor's rates; of a CPU, those of the threads' share of its cores. The memory is one core's as much as all cores'."""
-        rates = self.target.rates[plan.runs_on]
-        share = min(1.0, plan.threads / self.target.cpu.cores) if plan.runs_on == "cpu" else 1.0
-        return rates.model_copy(update={"macs": {k: v * share for k, v in rates.macs.items()}})
 
     def _device(self, attempt: Attempt) -> str:
         return self.target.gpu.name if attempt.plan.runs_on == "gpu" and self.target.gpu else self.target.cpu.mcpu

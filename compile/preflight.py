@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eval.session import load_backend
 from pipeline.contract import Problem
-from pipeline.errors import ToolchainMissing
+from pipeline.errors import ToolchainMissing, UsageError, did_you_mean
 from pipeline.target import BackendChoice, Target
 
 
@@ -22,9 +22,10 @@ def backends(target: Target, only: Sequence[str] = ()) -> Sequence[Problem]:
 
     Raises:
         ToolchainMissing: none of them is installed.
-        UsageError: an option or a version that a backend refuses.
+        UsageError: a name that the target does not have, or an option or a version that a backend refuses.
 
     """
+    refuse_unknown(target, only)
     choices = [choice for choice in target.backends if not only or choice.use in only]
     absent = {choice.use: hint for choice in choices if (hint := _missing(choice, target))}
     if len(absent) == len({choice.use for choice in choices}):
@@ -33,6 +34,15 @@ def backends(target: Target, only: Sequence[str] = ()) -> Sequence[Problem]:
     return [
         Problem(f"target {target.name}: backends.{use}", f"is not installed, so it is no candidate: {hint}") for use, hint in absent.items()
     ]
+
+
+def refuse_unknown(target: Target, names: Sequence[str]) -> None:
+    """Raise UsageError for a backend that the target does not name."""
+    known = [b.use for b in target.backends]
+    for name in names:
+        if name not in known:
+            where, what = "stages.compile.with.backends", f"target '{target.name}' names no backend '{name}'"
+            raise UsageError(where, what, did_you_mean(name, known))
 
 
 def _missing(choice: BackendChoice, target: Target) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from compile.tvm.pins import FFI, TVM
 from eval.bundle import BundleArtifact, BundleFacts
 
 NEEDS = {
@@ -11,7 +12,7 @@ NEEDS = {
     "litert": "`pip install ai-edge-litert` (Python 3.9 or older: `tflite-runtime`)",
     "openvino": "`pip install openvino`",
     "tensorrt": "TensorRT, which JetPack brings",
-    "tvm": "`pip install apache-tvm==0.26.0 apache-tvm-ffi==0.1.13.post3`",
+    "tvm": f'`pip install "apache-tvm=={TVM[-1]}*" apache-tvm-ffi=={FFI[TVM[-1]]}`',
 }
 
 

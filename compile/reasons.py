@@ -44,7 +44,7 @@ class Outcome:
     def _slower(self, j: Judged) -> str:
         mine, best = j.time_ms, self.chosen.time_ms
         if not mine > 0:
-            return f"has no time: this machine has not the {j.attempt.plan.threads} threads that it asks for"
+            return "has no time: it does not run on this machine"
         both = f"{mine:.2f} ms {self.how} against {best:.2f}"
         if mine < best:
             return f"faster by {100 * (1 - mine / best):.0f} %, but unproven: {both}"

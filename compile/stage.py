@@ -17,12 +17,13 @@ from compile.child import Runtimes
 from compile.judge import Judge, Judged, choose
 from compile.limits import Limits
 from compile.pictures import First
+from compile.preflight import refuse_unknown
 from compile.reasons import Outcome, notes, why_none
 from eval.bundle import BundleFacts
 from eval.seams import seam_note
 from eval.session import load_backend
 from pipeline.contract import Candidate, Evidence, Kind, Measurement, Output, StageContext, StageResult, StageSpec, Verdict
-from pipeline.errors import StageFailed, ToolchainMissing, UsageError, did_you_mean
+from pipeline.errors import StageFailed, ToolchainMissing, UsageError
 from pipeline.target import Target
 from quantize.artifact import ModelFolder
 
@@ -93,11 +94,8 @@ def run(ctx: StageContext) -> StageResult:
 
 def _check_backends(target: Target, config: CompileConfig) -> None:
     """Refuse backends that the target does not name, and those asked for by name whose runtime is missing."""
-    known = [b.use for b in target.backends]
+    refuse_unknown(target, config.backends)
     for name in config.backends:
-        if name not in known:
-            where, what = "stages.compile.with.backends", f"target '{target.name}' names no backend '{name}'"
-            raise UsageError(where, what, did_you_mean(name, known))
         install = load_backend(name).missing()
         if install:
             raise ToolchainMissing(name, "this backend was asked for, and its packages are not installed", install)
@@ -214,7 +212,7 @@ STAGE = StageSpec(
     produces={"bundle": Kind.BUNDLE, "engine": Kind.ENGINE},
     data=("calibrate",),
     reads_target=("name", "title", "cpu", "gpu", "rates", "backends", "frame", "latency_budget_ms", "is_host", "recognise"),
-    toolchain=TOOLCHAIN,
+    toolchain=(*TOOLCHAIN, "flatbuffers", "numpy", "tensorrt"),
     code=("compile", "targets.device"),
     measures="host",
 )

@@ -72,16 +72,17 @@ def _quality(bundle: Bundle, chosen: BundleArtifact, ctx: StageContext, samples:
 
 def _estimate(bundle: Bundle, chosen: BundleArtifact, ctx: StageContext) -> tuple[Estimate, list[Measurement]]:
     """Roofline estimate at the target's frame; p90 is the estimate times the target's stated jitter."""
+    from eval.cost import rates_of
     from targets.estimator import estimate
 
     frame, multiple = ctx.target.frame, bundle.facts.network.size_multiple
     height, width = (-(-side // multiple) * multiple for side in (frame.height, frame.width))
-    rates = ctx.target.rates.get(chosen.runs_on)
-    if rates is None:
-        raise StageFailed(f"target {ctx.target.name}", f"states no rates for its {chosen.runs_on}", "add them to the target file")
+    threads = int(chosen.facts.get("threads", 1))  # as many as it will run with there
+    rates = rates_of(ctx.target, chosen.runs_on, threads)
     made = estimate(bundle.layers(chosen.name, height, width), rates, backend=chosen.backend)
     conditions = {"model": made.model, "artifact": chosen.name, "frame": f"{frame.width}x{frame.height}", "runs_on": chosen.runs_on}
     conditions |= {"padded_to": f"{width}x{height}", "p90_over_p50": ctx.target.jitter_p90}
+    conditions |= {"threads": threads} if chosen.runs_on == "cpu" else {}
     rows = [
         _latency("latency_p50", made.ms, Evidence.ESTIMATED, conditions),
         _latency("latency_p90", made.ms * ctx.target.jitter_p90, Evidence.ESTIMATED, conditions),
@@ -179,7 +180,7 @@ STAGE = StageSpec(
     consumes={"bundle": Kind.BUNDLE},
     produces={"samples": Kind.SAMPLES, "estimate": Kind.REPORT},
     data=("test",),
-    reads_target=("name", "frame", "rates", "jitter_p90", "is_host"),
+    reads_target=("name", "cpu", "frame", "rates", "jitter_p90", "is_host"),
     toolchain=("onnx", "onnxslim", "onnxruntime", "apache-tvm", "openvino", "ai-edge-litert", "numpy"),
     code=("compile", "targets"),  # backends are opened by the import path in an artifact's facts
     measures="host",

@@ -136,7 +136,9 @@ class Bundle:
         if verify:
             verify_manifest(path)
         try:
-            facts = BundleFacts.model_validate(json.loads((path / FACTS).read_text(encoding="utf-8")))
+            content = json.loads((path / FACTS).read_text(encoding="utf-8"))
+            _require_schema(path, content)
+            facts = BundleFacts.model_validate(content)
         except (OSError, UnicodeDecodeError):
             raise UsageError(
                 str(path), "is not a bundle: it has no readable bundle.json", "give the folder that the compile stage made"
@@ -145,8 +147,6 @@ class Bundle:
             raise UsageError(
                 str(path / FACTS), f"is damaged ({str(e).splitlines()[0]})", "copy the bundle again, or run compile again"
             ) from None
-        if facts.schema_ != SCHEMA:
-            raise UsageError(str(path / FACTS), f"has schema {facts.schema_}, this version reads {SCHEMA}", "run compile again")
         return cls(path, facts)
 
     def artifact(self, name: str = "") -> BundleArtifact:
@@ -166,6 +166,13 @@ class Bundle:
         """Layers of an artifact at one image size (multiples of ``size_multiple``), as the estimator reads them."""
         artifact = self.artifact(name)
         return artifact_layers(self.path / artifact.reference, height, width, artifact.float_precision)
+
+
+def _require_schema(path: Path, content: Any) -> None:
+    """Refuse another schema by its number, before its fields are looked at: they differ."""
+    found = content.get("schema", SCHEMA) if isinstance(content, dict) else SCHEMA
+    if found != SCHEMA:
+        raise UsageError(str(path / FACTS), f"has schema {found}, this version reads {SCHEMA}", "run compile again")
 
 
 def read_golden(path: Path) -> NDArray[Any]:
@@ -195,7 +202,7 @@ def verify_manifest(path: Path) -> int:
         How many files there are.
 
     Raises:
-        UsageError: no manifest, a line that is none, a file missing, changed or outside the bundle, or a file that is not listed.
+        UsageError: no manifest, a line that is none, a file missing, changed or outside the bundle, or bundle.json or bench.py not listed.
 
     """
     try:
@@ -213,7 +220,7 @@ def verify_manifest(path: Path) -> int:
                 str(path), f"'{name or line}' is missing or differs from {MANIFEST}", "copy the bundle again, or run compile again"
             )
         listed.add(name)
-    extra = sorted({FACTS, "bench.py"} - listed)
-    if extra:
-        raise UsageError(str(path / MANIFEST), f"does not list {extra[0]}", "copy the bundle again, or run compile again")
+    unlisted = sorted({FACTS, "bench.py"} - listed)
+    if unlisted:
+        raise UsageError(str(path / MANIFEST), f"does not list {unlisted[0]}", "copy the bundle again, or run compile again")
     return len(listed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,7 +13,10 @@ from pipeline.errors import StageFailed
 from targets.estimator import LayerCost
 
 if TYPE_CHECKING:
+    import onnx
     import torch
+
+    from pipeline.target import Rates, Target
 
 MACS_SIDE = 256
 """MACs are quoted at 3x256x256, as the literature on deblurring does."""
@@ -55,7 +58,7 @@ def count_macs(module: torch.nn.Module, height: int = MACS_SIDE, width: int = MA
 
 
 def count_params(module: torch.nn.Module) -> int:
-    """Number of trainable parameters."""
+    """Number of parameters."""
     return sum(p.numel() for p in module.parameters())
 
 
@@ -66,7 +69,7 @@ def cost_measurements(module: torch.nn.Module, path: Path | None = None) -> list
         Measurement("params", count_params(module) / 1e6, "M", Better.LOWER, 1, Evidence.HOST),
         Measurement("macs", count_macs(module) / 1e9, "G", Better.LOWER, 1, Evidence.HOST, frame),
     ]
-    return rows + [size_measurement(path)] * (path is not None) if path is not None else rows
+    return rows if path is None else [*rows, size_measurement(path)]
 
 
 def size_measurement(path: Path) -> Measurement:
@@ -74,6 +77,25 @@ def size_measurement(path: Path) -> Measurement:
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     total = sum(p.stat().st_size for p in files)
     return Measurement("size", total / 1e6, "MB", Better.LOWER, 1, Evidence.HOST)
+
+
+def rates_of(target: Target, runs_on: Literal["cpu", "gpu"], threads: int) -> Rates:
+    """A target's rates for an artifact: all of the GPU's; of the CPU the arithmetic of as many cores as there are threads.
+
+    The memory is one core's as much as all cores'. What was calibrated with another number of threads says nothing of this one.
+
+    Raises:
+        StageFailed: the target states no rates for that processor.
+
+    """
+    rates = target.rates.get(runs_on)
+    if rates is None:
+        raise StageFailed(f"target {target.name}", f"states no rates for its {runs_on}", "add them to the target file")
+    if runs_on == "gpu":
+        return rates
+    share = min(1.0, threads / target.cpu.cores)
+    calibrations = tuple(c for c in rates.calibrations if c.threads == threads)
+    return rates.model_copy(update={"macs": {k: v * share for k, v in rates.macs.items()}, "calibrations": calibrations})
 
 
 def onnx_layers(path: Path, height: int, width: int) -> list[LayerCost]:
@@ -91,29 +113,33 @@ def onnx_layers(path: Path, height: int, width: int) -> list[LayerCost]:
         StageFailed: the file's shapes cannot be inferred at that size.
 
     """
+    graph = sized_graph(path, height, width)
+    return list(_layers(graph, shapes_of(graph), path))
+
+
+def sized_graph(path: Path, height: int, width: int) -> onnx.GraphProto:
+    """The graph of an ONNX file with one image input, at one image size, with the shapes that can be inferred."""
     import onnx
 
     model = onnx.load(path)
-    _fix_input(model, height, width)
-    model = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
-    return list(_layers(model, path))
-
-
-def _fix_input(model: Any, height: int, width: int) -> None:
-    dims = model.graph.input[0].type.tensor_type.shape.dim
-    for dim, size in zip(dims, (1, 3, height, width), strict=True):
-        dim.ClearField("dim_param")
+    for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, height, width), strict=True):
+        dim.Clear()
         dim.dim_value = size
     for out in model.graph.output:
         for dim in out.type.tensor_type.shape.dim:
             dim.Clear()
     del model.graph.value_info[:]
+    return onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True).graph
 
 
-def _layers(model: Any, path: Path) -> Iterator[LayerCost]:
-    graph = model.graph
+def shapes_of(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    """Shape by tensor, as far as the graph says it; 0 for a side that is not known."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
+
+
+def _layers(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]], path: Path) -> Iterator[LayerCost]:
     weights = {i.name: tuple(i.dims) for i in graph.initializer}
-    shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in [*graph.input, *graph.value_info, *graph.output]}
     producers = {o: n for n in graph.node for o in n.output}
     for node in graph.node:
         if node.op_type in _FREE:
@@ -130,15 +156,11 @@ def _layer(node: Any, out: tuple[int, ...], shapes: dict[str, Any], weights: dic
     kernel = _weight_shape(node, weights, producers) if node.op_type in _DENSE else ()
     reads = sum(_size(shapes[n]) for n in node.input if n in shapes and n not in weights)
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    if node.op_type == "ConvTranspose":
-        macs = _size(shapes[node.input[0]]) // kernel[0] * _size(kernel)
-    else:
-        macs = _size(out) * _size(kernel[1:]) if kernel else 0
     return LayerCost(
         name=node.name or node.output[0],
         op=node.op_type,
         depthwise=groups > 1 and groups == (kernel[0] if kernel else 0),
-        macs=macs,
+        macs=_macs(node, out, shapes, kernel),
         read_elements=reads,
         write_elements=_size(out),
         weight_elements=_size(kernel) if kernel else 0,
@@ -146,9 +168,20 @@ def _layer(node: Any, out: tuple[int, ...], shapes: dict[str, Any], weights: dic
     )
 
 
+def _macs(node: Any, out: tuple[int, ...], shapes: dict[str, Any], kernel: tuple[int, ...]) -> int:
+    if node.op_type == "ConvTranspose":
+        return _size(shapes[node.input[0]]) // kernel[0] * _size(kernel)
+    if node.op_type == "Conv":
+        return _size(out) * _size(kernel[1:])
+    if node.op_type not in _DENSE:
+        return 0
+    turned = any(a.name == "transA" and a.i for a in node.attribute)
+    return _size(out) * shapes[node.input[0]][-2 if turned else -1]  # a product of matrices, of weights or of features
+
+
 def _weight_shape(node: Any, weights: dict[str, Any], producers: dict[str, Any]) -> tuple[int, ...]:
     name = node.input[1]
-    while name not in weights and name in producers:
+    while name not in weights and name in producers and producers[name].op_type in _FREE and producers[name].input:
         name = producers[name].input[0]
     return tuple(weights.get(name, ()))
 

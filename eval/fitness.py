@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.cost import onnx_layers
+from eval.cost import onnx_layers, shapes_of, sized_graph
 from pipeline.contract import Problem
 from pipeline.target import Target
 from targets.estimator import LayerCost, estimate
@@ -61,17 +61,8 @@ def misfits(path: Path, target: Target, where: str, multiple: int = 1) -> list[P
 
 
 def _read(path: Path, height: int, width: int) -> _Graph:
-    import onnx
-
-    model = onnx.load(str(path))
-    for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, height, width), strict=True):
-        dim.Clear()
-        dim.dim_value = size
-    del model.graph.value_info[:]
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    values = [*inferred.input, *inferred.value_info, *inferred.output]
-    shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
-    return _Graph(list(inferred.node), shapes, onnx_layers(path, height, width))
+    graph = sized_graph(path, height, width)
+    return _Graph(list(graph.node), shapes_of(graph), onnx_layers(path, height, width))
 
 
 def _operators(graph: _Graph, target: Target) -> Iterator[str]:

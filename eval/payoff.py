@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from eval.latency import LatencyResult, compare, latency_measurements, speedup
 from eval.quality import QualityResult, evaluate, session_restorer
 from eval.session import load_backend
 from pipeline.contract import Better, Evidence, Measurement, PairSource
+from pipeline.machine import cores
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,5 +99,5 @@ def quality(file: ModelFile, multiple: int, source: PairSource, samples: Path) -
 
     ``multiple``: height and width of the network's input are multiples of it.
     """
-    with load_backend(BACKEND).open(file.path, file.facts, os.cpu_count() or 1) as session:
+    with load_backend(BACKEND).open(file.path, file.facts, cores()) as session:
         return evaluate(session_restorer(session, multiple), source, samples)

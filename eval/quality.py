@@ -31,6 +31,10 @@ IDENTICAL_DB = 100.0
 """PSNR given to an image equal to its reference, so that means stay finite; how many there were is said in the conditions."""
 
 
+SSIM_WINDOW = 11
+"""Side in pixels of SSIM's Gaussian window."""
+
+
 def psnr(a: Image, b: Image) -> float:
     """Peak signal-to-noise ratio of two uint8 images of equal shape, in dB; ``IDENTICAL_DB`` when they are equal."""
     _check(a, b)
@@ -43,6 +47,9 @@ def ssim(a: Image, b: Image, variant: str = "2d") -> float:
     _check(a, b)
     if variant == "official-3d":
         return _ssim_3d(a, b)
+    if min(a.shape[:2]) < SSIM_WINDOW:
+        what = f"an image is {a.shape[1]}x{a.shape[0]} pixels, and SSIM needs {SSIM_WINDOW} a side"
+        raise StageFailed("eval.quality", what, "leave it out of the data set, or give larger crops")
     from skimage.metrics import structural_similarity
 
     options: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from eval.quality import Image
 from eval.receptive import Receptive, receptive_field
 from eval.tiling import OnTile, Overlap, Run, TilePlan, overlap_for, restore_tiled, roomy_tile, tile_plan
 from pipeline.errors import StageFailed, ToolchainMissing, UsageError
+from pipeline.machine import cores
 
 if TYPE_CHECKING:
     from torch import nn
@@ -150,7 +150,7 @@ def open_restorer(path: Path, *, tile: int = 0, threads: int = 0, faithful: bool
     hint = "name a checkpoint, published weights (.pth), a bundle folder, or a run directory"
     if not path.exists():
         raise UsageError(str(path), "no such file or folder", hint)
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cores()
     if path.is_file():
         return _from_checkpoint(path, tile, threads)
     for folder in (path, path / "bundle"):

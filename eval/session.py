@@ -150,7 +150,7 @@ def load_backend(name: str) -> Backend:
         module = importlib.import_module(path)
     except ModuleNotFoundError as e:
         raise ToolchainMissing(path, f"cannot be imported ({e})", 'pip install -e ".[all]"') from e
-    backend = module.BACKEND
+    backend = getattr(module, "BACKEND", None)
     if not isinstance(backend, Backend):
         raise ToolchainMissing(path, "exports no BACKEND", "name a folder in compile/")
     return backend

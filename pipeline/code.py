@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 OURS = frozenset({"data", "models", "train", "eval", "distill", "prune", "quantize", "compile", "targets", "search"})
+_BESIDE = (".json", ".c", ".h")
 _INSTALLED = tuple(str(Path(sysconfig.get_paths()[k]).resolve()) for k in ("stdlib", "purelib", "platlib"))
 
 
@@ -36,8 +37,9 @@ def module_digests(module: str, extra: Iterable[str] = ()) -> dict[str, str]:
             continue
         digest, imports = _read(path, name)
         seen[name] = digest
-        if path.name == "__init__.py":  # tables that a package's code reads
-            seen |= {f"{name}/{table.name}": hashlib.sha256(table.read_bytes()).hexdigest() for table in path.parent.glob("*.json")}
+        if path.name == "__init__.py":  # tables that a package's code reads, sources that it compiles
+            beside = (file for file in path.parent.iterdir() if file.suffix in _BESIDE)
+            seen |= {f"{name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in beside}
         todo += imports
         todo += [name.rsplit(".", i)[0] for i in range(1, name.count(".") + 1)]
     return dict(sorted(seen.items()))

@@ -6,7 +6,7 @@ its AGX Xavier list. Networks that ran on the GPU alone; layers from the papers,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.target import Target
 from targets.estimator import estimate
@@ -24,20 +24,15 @@ class PublishedNetwork:
     remark: str = ""
 
 
-def frames_per_second(network: PublishedNetwork, target: Target, processor: str = "gpu") -> float:
-    """Estimated throughput: batch over the estimated time of a batch."""
-    found = estimate(batched(network.layers, network.batch), target.rates[processor])  # type: ignore[index]
+def frames_per_second(network: PublishedNetwork, target: Target) -> float:
+    """Estimated throughput of the target's GPU: batch over the estimated time of a batch."""
+    found = estimate(batched(network.layers, network.batch), target.rates["gpu"])
     return network.batch / found.ms * 1e3
 
 
 def batched(layers: tuple[LayerCost, ...], batch: int) -> list[LayerCost]:
     """The layers for a batch: activations and arithmetic grow, weights do not."""
-    return [
-        LayerCost(
-            x.name, x.op, x.depthwise, x.macs * batch, x.read_elements * batch, x.write_elements * batch, x.weight_elements, x.precision
-        )
-        for x in layers
-    ]
+    return [replace(x, macs=x.macs * batch, read_elements=x.read_elements * batch, write_elements=x.write_elements * batch) for x in layers]
 
 
 def _conv(name: str, incoming: int, width: int, kernel: int, height: int, columns: int) -> LayerCost:

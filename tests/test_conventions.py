@@ -49,6 +49,31 @@ def test_sizes_and_annotations(path: Path):
             assert all(a.annotation is not None for a in arguments), node.name
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=name)
+def test_what_a_benchmark_imports_is_there(path: Path):
+    """No test runs the long ones; a module that has moved would be found by whoever starts them."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in (*PACKAGES, "benchmarks"):
+            module = ROOT / str(node.module).replace(".", "/")
+            source = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+            assert source.exists(), f"line {node.lineno}: {node.module}"
+            missing = [a.name for a in node.names if not (module / f"{a.name}.py").exists() and a.name not in bound(source)]
+            assert missing == [], f"line {node.lineno}: {node.module}"
+
+
+def bound(path: Path) -> set[str]:
+    """Names that a module defines or imports."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {a.asname or a.name for a in node.names}
+    return found
+
+
 def test_every_folder_of_modules_is_a_package():
     folders = {p.parent for p in ALL if "benchmarks" not in p.parts}
     assert [name(f) for f in folders if not (f / "__init__.py").exists()] == []

@@ -54,12 +54,7 @@ _VERSIONS = {
 
 
 class Writer:
-    """Collects one subgraph.
-
-    Args:
-        inputs, outputs: names of the network's tensors, for its signature.
-
-    """
+    """Collects one subgraph."""
 
     def __init__(self) -> None:
         from ai_edge_litert import schema_py_generated as schema

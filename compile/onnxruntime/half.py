@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import onnx
@@ -50,12 +51,16 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return out
 
 
+def halved(value: NDArray[np.float32]) -> NDArray[np.float16]:
+    """A constant in fp16; what is too large becomes the largest."""
+    return np.clip(value, -LARGEST, LARGEST).astype(np.float16)
+
+
 def _round(tensor: onnx.TensorProto) -> None:
     from onnx import TensorProto, numpy_helper
 
     if tensor.data_type == TensorProto.FLOAT:
-        value = np.clip(numpy_helper.to_array(tensor), -LARGEST, LARGEST).astype(np.float16)
-        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+        tensor.CopyFrom(numpy_helper.from_array(halved(numpy_helper.to_array(tensor)), tensor.name))
 
 
 def _rename(names: object, to: dict[str, str]) -> None:

@@ -70,8 +70,8 @@ class OpenVinoBackend(Backend):
         shutil.copyfile(source_file(ModelFolder(request.model), precision.source), out)
         facts = {"backend": "compile.openvino", "precision": request.precision, "height": 0, "width": 0, "runs_here": True}
         facts |= {"source": precision.source, "float_precision": precision.floats}
-        session = OpenVinoSession(out, request.precision)
-        executed = session.executed(request.height, request.width)
+        with OpenVinoSession(out, request.precision) as session:
+            executed = session.executed(request.height, request.width)
         _check(request.precision, executed)
         return Built(out, {**facts, "openvino": session.version, "executed": executed})
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from compile.parity import scale_differences
 from compile.source import Source, write_fixed
 from compile.tensorrt.dla import dla_refusal
 from compile.tensorrt.spec import EngineSpec, TensorRtOptions
@@ -67,10 +66,6 @@ class TensorRtBackend(Backend):
             spec.build_flags()
             if spec.options.dla:
                 raise _no_dla(spec, target, None)
-
-    def differences(self, built: Built, folder: Any) -> list[str] | None:
-        """Read from the ONNX file, which holds exactly what the engine is built from."""
-        return scale_differences(built.path, folder.scales())
 
 
 def spec_of(target: Target, precision: str, options: Mapping[str, Any]) -> EngineSpec:

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
+from compile.onnxruntime.half import FLOAT_INPUTS, halved
 
 if TYPE_CHECKING:
     import onnx
 
-FLOAT_INPUTS = {"Resize": (1, 2)}
-"""Operator -> inputs that ONNX wants in float32 whatever the rest is: the region and the scales."""
-
 REDUCTIONS = frozenset({"GlobalAveragePool", "ReduceMean"})
 EPILOGUES = frozenset({"Relu", "Clip", "LeakyRelu", "HardSwish", "HardSigmoid"})
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
-LARGEST = 65504.0
 
 
 def typed(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -111,8 +107,8 @@ class _Typer:
             if self.constants[name].data_type != TensorProto.FLOAT:
                 return name
             if name not in self.halves:
-                value = np.clip(numpy_helper.to_array(self.constants[name]), -LARGEST, LARGEST).astype(np.float16)
                 self.halves[name] = f"{name}.half"
+                value = halved(numpy_helper.to_array(self.constants[name]))
                 self.graph.initializer.append(numpy_helper.from_array(value, self.halves[name]))
         elif name not in self.floats:
             return name

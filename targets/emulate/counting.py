@@ -84,11 +84,23 @@ def _counted(emulator: Emulator, plugin: Path, artifact: Artifact, lq: NDArray[n
         shutil.copy(plugin, Path(tmp) / "count.so")
         options = ("-plugin", f"{FOLDER}/count.so", "-d", "plugin", "-D", f"{FOLDER}/%d.json")  # a line for each process
         restore_on(replace(emulator, binds={**emulator.binds, FOLDER: Path(tmp)}, options=options), [artifact], lq, repeat, seconds=seconds)
-        found: Counter[str] = Counter()
-        for log in Path(tmp).glob("*.json"):
-            for line in log.read_text().splitlines():
-                found.update(json.loads(line))
-        return found
+        return counts_in(Path(tmp))
+
+
+def counts_in(folder: Path) -> Counter[str]:
+    """Sum of what the plugin wrote, a line of JSON for each process, to the ``.json`` files of a folder.
+
+    Raises:
+        StageFailed: it wrote nothing: no count is not a count of none.
+
+    """
+    found: Counter[str] = Counter()
+    for log in folder.glob("*.json"):
+        for line in log.read_text().splitlines():
+            found.update(json.loads(line))
+    if not found:
+        raise StageFailed("emulate", "the plugin counted nothing", "take a qemu-user that was built with plugins")
+    return found
 
 
 def _plugin() -> Path:

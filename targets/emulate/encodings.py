@@ -43,7 +43,7 @@ def classify(words: bytes) -> Counter[str]:
 
 
 def code_of(path: Path) -> bytes:
-    """The .text section of a 64-bit little-endian ELF file for aarch64; raises UsageError for any other file."""
+    """The .text section of a 64-bit little-endian ELF file for aarch64; raises UsageError for any other file, or one without code."""
     data = path.read_bytes()
     if data[:6] != b"\x7fELF\x02\x01" or struct.unpack_from("<H", data, 18)[0] != 183:
         raise UsageError(str(path), "is no ELF file for aarch64", "pass a library that was built for such a board")
@@ -51,4 +51,6 @@ def code_of(path: Path) -> bytes:
     sections = [struct.unpack_from("<IIQQQQ", data, table + k * size) for k in range(count)]
     start = sections[names][4]
     found = [s for s in sections if data[start + s[0] :].startswith(b".text\0")]
+    if not found:
+        raise UsageError(str(path), "has no .text section", "pass a library whose sections are kept")
     return b"".join(data[s[4] : s[4] + s[5]] for s in found)

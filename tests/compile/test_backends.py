@@ -63,6 +63,11 @@ def test_a_folder_exports_one_backend_of_its_name(name: str):
     assert module.__doc__
 
 
+def test_a_module_that_is_no_backend_is_named():
+    with pytest.raises(ToolchainMissing, match=r"tests.compile.natives.works: exports no BACKEND"):
+        load_backend("tests.compile.natives.works")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_package_is_exit_6_with_the_line_that_installs_it(
     name: str, model_folder: Path, host: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

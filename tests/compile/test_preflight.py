@@ -39,6 +39,11 @@ def test_only_those_that_the_stage_is_kept_to_are_asked(jetson: Target):
         backends(target, ["nowhere"])
 
 
+def test_a_name_that_the_target_does_not_have_is_refused_as_the_stage_refuses_it(jetson: Target):
+    with pytest.raises(UsageError, match=r"with.backends: target 'jetson-xavier' names no backend 'onnxruntim'\nhint: did you mean"):
+        backends(jetson, ["onnxruntim"])
+
+
 TRT = {"runs_on": "gpu", "precisions": ["fp16"], "version": "8.5.2"}
 
 

@@ -129,7 +129,12 @@ def test_facts_that_the_manifest_does_not_list_are_refused(folder: Path):
 
 @pytest.mark.parametrize(
     ("change", "text"),
-    [({"schema": SCHEMA + 1}, "has schema"), ({"extra": 1}, "is damaged"), ({"chosen": None}, "is damaged")],
+    [
+        ({"schema": SCHEMA + 1}, "has schema"),
+        ({"schema": SCHEMA - 1, "no_longer_there": 1}, f"has schema {SCHEMA - 1}, this version reads {SCHEMA}"),
+        ({"extra": 1}, "is damaged"),
+        ({"chosen": None}, "is damaged"),
+    ],
 )
 def test_facts_of_another_shape_are_refused(folder: Path, change: dict[str, object], text: str):
     content = json.loads((folder / "bundle.json").read_text())

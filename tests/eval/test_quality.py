@@ -46,6 +46,13 @@ def test_ssim_falls_with_noise_and_is_one_for_equal_images():
     assert quality.ssim(IMAGE, noisy(20)) > quality.ssim(IMAGE, noisy(80))
 
 
+def test_an_image_smaller_than_ssim_s_window_is_named():
+    small = np.zeros((10, 30, 3), np.uint8)
+    with pytest.raises(StageFailed, match="an image is 30x10 pixels, and SSIM needs 11 a side\nhint: leave it out"):
+        quality.ssim(small, small)
+    assert quality.ssim(IMAGE[:11, :11], IMAGE[:11, :11]) == pytest.approx(1)
+
+
 def test_ssim_against_the_definition_written_out():
     """One window in the middle of a small image, computed by the formula of Wang et al. 2004."""
     a, b = IMAGE[:11, :11], noisy(40)[:11, :11]

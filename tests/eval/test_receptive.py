@@ -232,6 +232,20 @@ def test_what_is_not_understood_is_named_not_guessed(tmp_path):
     assert found.halo == 1
 
 
+def test_a_large_weight_may_be_computed_from_constants(tmp_path):
+    weights = [numpy_helper.from_array(np.ones((3, 5, 5, 64), np.int8), "integers")]
+    weights += [numpy_helper.from_array(value, name) for name, value in (("scale", np.float32(0.1)), ("zero", np.int8(0)))]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["integers", "scale", "zero"], ["last"]),
+        helper.make_node("Transpose", ["last"], ["weight"], perm=[3, 0, 1, 2]),
+        helper.make_node("Conv", ["lq", "weight"], ["wide"], pads=[2, 2, 2, 2]),
+        helper.make_node("ReduceMean", ["wide"], ["mean"], axes=[1]),
+        helper.make_node("Add", ["lq", "mean"], ["restored"]),
+    ]
+    write_graph(tmp_path / "net.onnx", nodes, weights, "restored", 3)
+    assert receptive_field(tmp_path / "net.onnx").reach == (2, 2, 2, 2)
+
+
 def test_attention_over_the_image_is_global(tmp_path):
     class Attention(nn.Module):
         size_multiple = 4

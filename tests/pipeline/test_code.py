@@ -66,12 +66,13 @@ def test_stages_of_this_project_have_different_digests():
     assert code.code_digest("tests.pipeline.toy_source") != code.code_digest("tests.pipeline.toy_next")
 
 
-def test_a_table_beside_the_code_counts(tmp_path, monkeypatch):
-    package = tmp_path / "tabled"
+@pytest.mark.parametrize("name", ["tiles.json", "main.c", "main.h"])
+def test_a_table_or_a_source_in_c_beside_the_code_counts(name, tmp_path, monkeypatch):
+    package = tmp_path / f"beside_{name.replace('.', '_')}"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "tiles.json").write_text("{}")
+    (package / name).write_text("{}")
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = code.code_digest("tabled")
-    (package / "tiles.json").write_text('{"a": 1}')
-    assert code.code_digest("tabled") != before
+    before = code.code_digest(package.name)
+    (package / name).write_text('{"a": 1}')
+    assert code.code_digest(package.name) != before

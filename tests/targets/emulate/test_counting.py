@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import ToolchainMissing
+from pipeline.errors import StageFailed, ToolchainMissing
 from targets.emulate import counting
 from targets.emulate.emulator import Emulator
 from targets.emulate.restore import Artifact
@@ -46,6 +46,14 @@ def test_what_counting_lacks_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(shutil, "which", lambda *_: None)
     with pytest.raises(ToolchainMissing, match=r"emulate: cannot count instructions\nhint: apt-get install qemu-user"):
         counting.instructions(Emulator(), Artifact(tmp_path / "none", "onnxruntime", {}), np.zeros((1, 3, 8, 8), np.float32))
+
+
+def test_the_counts_of_all_processes_are_added_up_and_none_at_all_is_an_error(tmp_path: Path):
+    with pytest.raises(StageFailed, match="the plugin counted nothing"):
+        counting.counts_in(tmp_path)
+    (tmp_path / "1.json").write_text('{"dot": 2, "other": 3}\n{"dot": 1}\n')
+    (tmp_path / "2.json").write_text('{"other": 4}\n')
+    assert counting.counts_in(tmp_path) == {"dot": 3, "other": 7}
 
 
 @pytest.mark.parametrize(("version", "fits"), [("7.2.22", True), ("8.2.2", True), ("9.0.1", False), ("10.0.2", False)])

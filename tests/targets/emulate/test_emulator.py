@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ToolchainMissing
-from targets.emulate.emulator import Emulator
+from targets.emulate.emulator import Emulator, _run
 from targets.emulate.userlands import USERLANDS, userland
 from tests.boards.emulated import emulator
 
@@ -37,6 +37,18 @@ def test_what_takes_too_long_is_ended_whole(tmp_path: Path):
         emulator().run(["sh", "-c", script], tmp_path, seconds=5)
     pid = int((tmp_path / "started").read_text())
     assert not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()  # gone, or a zombie
+
+
+def open_files() -> list[str]:
+    return sorted(p.name for p in Path("/proc/self/fd").iterdir())
+
+
+def test_what_is_ended_leaves_no_pipe_open():
+    before = open_files()
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        _run([str(shutil.which("sleep")), "60"], {}, 0.1)
+    assert open_files() == before
+    assert caught.value.timeout == 0.1
 
 
 SDOT = """

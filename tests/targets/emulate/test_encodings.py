@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,13 @@ def test_what_an_assembler_writes_is_classified(tmp_path: Path):
     subprocess.run([sys.executable, "-m", "ziglang", "cc", *target, "-c", "-o", tmp_path / "f.o", tmp_path / "f.s"], check=True)
     found = classify(code_of(tmp_path / "f.o"))
     assert +found == {"dot": 2, "widening": 3, "fma": 2, "half": 2, "scalar": 3, "memory": 2, "other": 3}
+
+
+def test_a_file_without_code_is_no_file_with_none(tmp_path: Path):
+    header = b"\x7fELF\x02\x01" + bytes(10) + struct.pack("<HHIQQQIHHHHHH", 3, 183, 1, 0, 0, 64, 0, 64, 0, 0, 64, 1, 0)
+    (tmp_path / "stripped.so").write_bytes(header + bytes(64))
+    with pytest.raises(UsageError, match=r"has no \.text section"):
+        code_of(tmp_path / "stripped.so")
 
 
 def test_only_code_for_aarch64(tmp_path: Path):

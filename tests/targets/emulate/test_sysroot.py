@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from compile.tvm.pins import FFI, TVM
 from pipeline.errors import ToolchainMissing, UsageError
 from targets.emulate import __main__ as command
 from targets.emulate.sysroot import _unpack, build_sysroot, sysroot_folder
@@ -29,6 +31,13 @@ def test_what_is_there_is_not_built_again(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ToolchainMissing, match=r"emulate: there is no apt-get here\nhint: build the sysroot on Debian or Ubuntu"):
         build_sysroot(userland("bookworm"))
     assert not sysroot_folder(userland("bookworm")).exists()
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "targets/emulate/userlands.py", "targets/device/board/runtimes.py"])
+def test_tvm_s_two_packages_are_everywhere_those_that_fit(file: str):
+    text = (Path(__file__).parents[3] / file).read_text()
+    assert set(re.findall(r"apache-tvm-ffi==([\w.]+)", text)) == {FFI[TVM[-1]]}
+    assert all(version.startswith(TVM[-1]) for version in re.findall(r"apache-tvm[><=]=([\w.]+)", text))
 
 
 def test_an_unknown_userland_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from eval.benchmark import STAGE, _estimate
+from eval.bundle import Bundle
+from pipeline.target import TargetView, load_target
+from tests.eval.model_example import small_student, write_bundle
+
+
+def test_the_estimate_is_for_the_threads_that_the_artifact_will_run_with(tmp_path: Path):
+    write_bundle(tmp_path / "bundle", small_student())
+    bundle = Bundle.open(tmp_path / "bundle")
+    target = load_target("raspberry-pi-5")
+    artifact = bundle.artifact()
+
+    def estimated(**facts: int) -> dict[str, float]:
+        chosen = artifact.model_copy(update={"facts": {**artifact.facts, **facts}})
+        _, rows = _estimate(bundle, chosen, SimpleNamespace(target=TargetView(target, STAGE.reads_target)))
+        assert {row.conditions["threads"] for row in rows} == {facts.get("threads", 1)}
+        return {row.name: row.value for row in rows}
+
+    one, four = estimated(), estimated(threads=4)
+    assert one == estimated(threads=1)
+    assert one["latency_p50"] > four["latency_p50"]
+    assert one["latency_p90"] == pytest.approx(one["latency_p50"] * target.jitter_p90)
