@@ -1,10 +1,12 @@
 """From the teacher to what is shipped: quality, work, size and speed of every stage of a run, timed in turn on this host.
 
-    python benchmarks/shipped.py RUN [--side 256] [--seconds 5]
+    python benchmarks/shipped.py RUN [--teacher FILE] [--target jetson-xavier] [--side 256] [--seconds 5]
 
-RUN is a run's folder for target ``host``, e.g. ``.pipeline/runs/latest``. Every network that a stage handed on runs as fp32 in ONNX
-Runtime, and the artifact that the run chose in its own runtime: one thread, one tile, one process, calls interleaved. Ratios are to
-the teacher. PSNR, parameters and MACs are those of the run's report; the size is the artifact's file.
+RUN is a finished run's folder, e.g. ``.pipeline/runs/latest``. Every network that a stage handed on runs as fp32 in ONNX Runtime, and
+the artifact that the run chose for this machine in its own runtime: one thread, one tile (the artifact's own size where it is fixed),
+one process, calls interleaved. Ratios are to the first stage's network, or to ``--teacher``, a checkpoint. PSNR, parameters and MACs
+are those of the run's report; the size is the artifact's file; milliseconds of the target's frame are its estimator's. Exit code 1
+below a goal, or where timings were unstable.
 """
 
 # ruff: noqa: E402 - the search path is set before the packages are imported
@@ -24,52 +26,92 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this file's own fol
 
 import numpy as np
 
-from eval.bundle import Bundle
-from eval.latency import compare, speedup
-from eval.payoff import ModelFile, tile_side
-from eval.session import load_backend, open_session
+from eval.bundle import Bundle, BundleArtifact, artifact_layers
+from eval.latency import LatencyResult, compare, speedup
+from eval.payoff import ModelFile
+from eval.session import Session, load_backend, open_session
 from models import checkpoint
 from models.export import export_onnx
 from models.spec import size_multiple
+from pipeline.target import load_target
+from targets.estimator import estimate
+
+SHIPPED = "shipped"
 
 
-def main() -> None:
-    """Time, and print one table."""
+GOAL_RATIO, GOAL_MB = 60.0, 3.2
+
+
+def main() -> int:
+    """Time, print one table and the figures that count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--side", type=int, default=256, help="side of the tile in pixels")
+    parser.add_argument("--teacher", type=Path, help="a checkpoint that ratios are to; default: the run's first network")
+    parser.add_argument("--target", default="jetson-xavier", help="whose frame is estimated")
+    parser.add_argument("--side", type=int, default=256, help="side of the tile in pixels, where the artifact takes any")
     parser.add_argument("--seconds", type=float, default=5.0, help="least measuring time of each")
     options = parser.parse_args()
     report = json.loads((options.run / "report.json").read_text())
-    image = np.random.default_rng(0).random((1, 3, options.side, options.side), dtype=np.float32)
+    if not report.get("bundle"):
+        parser.error(f"{options.run} has no bundle: its verdict is {report['verdict']}")
+    bundle = Bundle.open(options.run / report["bundle"])
+    artifact = bundle.artifact(bundle.facts.host)
+    networks = _networks(report, options)
+    height, width = artifact.height or options.side, artifact.width or options.side
+    times = _times(networks, bundle, artifact, (height, width), options.seconds)
+    teacher = next(iter(times))
+    print(f"{'network':<12}{'PSNR':>8}{'M params':>10}{'GMACs':>8}{'MB':>8}{'p50':>10}{'cv':>6}{'faster':>9}")
+    for name, result in times.items():
+        rows = _rows(report, "benchmark" if name == SHIPPED else name)
+        size = artifact.bytes / 1e6 if name == SHIPPED else rows.get("size", float("nan"))
+        figures = "".join(f"{rows.get(n, float('nan')):{form}}" for n, form in (("psnr", "8.2f"), ("params", "10.3f"), ("macs", "8.2f")))
+        print(f"{name:<12}{figures}{size:8.2f}{result.p50:8.2f}ms{result.cv:6.2f}{speedup(times[teacher], result):8.1f}x")
+    stable = all(result.stable for result in times.values())
+    print(f"{artifact.name}; {width}x{height} pixels, one thread{'' if stable else ', UNSTABLE'}; PSNR on {_samples(report)} test images")
+    if not stable:
+        print("the machine was not quiet: the ratio proves nothing; run again when nothing else does")
+    return int(not stable) | _verdict(speedup(times[teacher], times[SHIPPED]), bundle, artifact, options.target)
+
+
+def _verdict(ratio: float, bundle: Bundle, artifact: BundleArtifact, name: str) -> int:
+    """Print the three figures beside their goals; 1 where one is missed."""
+    target = load_target(name)
+    choice, multiple = target.backends[0], bundle.facts.network.size_multiple
+    height, width = (-(-side // multiple) * multiple for side in (target.frame.height, target.frame.width))
+    layers = artifact_layers(bundle.path / artifact.reference, height, width, "fp16" if choice.runs_on == "gpu" else "fp32")
+    made, megabytes = estimate(layers, target.rates[choice.runs_on], backend=choice.use), artifact.bytes / 1e6
+    frame = f"{target.frame.width}x{target.frame.height}"
+    print(f"ratio     {ratio:.1f}x (goal: at least {GOAL_RATIO:g}x)")
+    print(f"size      {megabytes:.3f} MB (goal: at most {GOAL_MB:g} MB)")
+    print(f"{name} {made.ms:.2f} ms at {frame}, estimated by {made.model} (goal: at most {target.latency_budget_ms:g} ms)")
+    return int(not (ratio >= GOAL_RATIO and megabytes <= GOAL_MB and made.ms <= target.latency_budget_ms))
+
+
+def _networks(report: dict[str, Any], options: argparse.Namespace) -> dict[str, Path]:
+    """Checkpoints by the name of their row, the one that ratios are to first."""
+    found = {"teacher": options.teacher} if options.teacher is not None else {}
+    for stage in report["stages"]:
+        output = stage["outputs"].get("model")
+        if output is not None and output["kind"] == "checkpoint":
+            found[stage["id"]] = options.run / output["path"]
+    return found
+
+
+def _times(
+    networks: dict[str, Path], bundle: Bundle, artifact: BundleArtifact, size: tuple[int, int], seconds: float
+) -> dict[str, LatencyResult]:
+    image = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
     calls: dict[str, Callable[[], object]] = {}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        for stage in report["stages"]:
-            output = stage["outputs"].get("model")
-            if output is not None and output["kind"] == "checkpoint":
-                session = _as_onnx(options.run / output["path"], Path(folder) / f"{stage['id']}.onnx", options.side)
-                calls[stage["id"]] = partial(stack.enter_context(session).run, image)
-        bundle = Bundle.open(options.run / report["bundle"])
-        artifact = bundle.artifact(bundle.facts.host)
+        for name, path in networks.items():
+            calls[name] = partial(stack.enter_context(_as_onnx(path, Path(folder) / f"{name}.onnx", size)).run, image)
         session = open_session(bundle.path / artifact.path, artifact.facts, 1)
-        calls["compile"] = partial(stack.enter_context(session).run, image)
-        times = compare(calls, min_seconds=options.seconds, min_count=5)
-    teacher = next(iter(times))
-    print(f"{'stage':<12}{'PSNR':>8}{'params':>12}{'GMACs':>8}{'MB':>8}{'p50':>10}{'cv':>6}{'faster':>9}")
-    for name, result in times.items():
-        rows = _rows(report, "benchmark" if name == "compile" else name)
-        size = artifact.bytes / 1e6 if name == "compile" else rows.get("size", float("nan"))
-        figures = (
-            f"{rows.get('psnr', float('nan')):8.2f}{rows.get('params', float('nan')):12.0f}{rows.get('macs', float('nan')):8.2f}{size:8.2f}"
-        )
-        print(f"{name:<12}{figures}{result.p50:8.2f}ms{result.cv:6.2f}{speedup(times[teacher], result):8.1f}x")
-    print(f"artifact: {artifact.name}; {options.side}x{options.side} pixels, one thread; PSNR on {_samples(report)} test images")
+        calls[SHIPPED] = partial(stack.enter_context(session).run, image)
+        return compare(calls, min_seconds=seconds, min_count=5)
 
 
-def _as_onnx(model: Path, path: Path, side: int) -> Any:
-    network = checkpoint.load(model).module
-    exact = tile_side(size_multiple(network), side)
-    export_onnx(network, path, height=exact, width=exact)
+def _as_onnx(model: Path, path: Path, size: tuple[int, int]) -> Session:
+    export_onnx(checkpoint.load(model).module, path, height=size[0], width=size[1])
     return load_backend("onnxruntime").open(path, ModelFile(path, "fp32").facts, 1)
 
 
@@ -84,4 +126,4 @@ def _samples(report: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

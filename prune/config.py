@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from train.config import LossWeights, RecoverConfig, TrainConfig
+from train.config import CacheMode, LossWeights, RecoverConfig, TrainConfig
 
 ImportanceName = Literal["l1", "taylor", "random"]
 """The rankings in ``prune.importance``."""
@@ -29,6 +29,10 @@ class Recovery(RecoverConfig):
 
     train: PruneTrain = Field(default=PruneTrain(), description="the training")
     loss_weights: LossWeights = Field(default=LossWeights(feature=0), description="how much each part of the loss counts")
+    teacher_cache: CacheMode = Field(
+        default="auto",
+        description="on: the teacher sees each whole image once; off: every crop; auto: on where that is possible and less work",
+    )
     freeze_norm: bool = Field(
         default=True,
         description="keep batch normalisation's statistics while training; false: live ones, of small crops, which shift dark areas",
@@ -57,7 +61,7 @@ class Budget(_Model):
 class SensitivityConfig(_Model):
     """How the groups' exchange table is measured."""
 
-    images: int = Field(default=4, ge=1, description="calibration images that PSNR is measured on")
+    images: int = Field(default=4, ge=1, description="training images that PSNR is measured on; the calibration set is left to judge")
     side: int = Field(default=128, ge=32, description="side in pixels of the square cut from the middle of each image")
     levels: int | None = Field(
         default=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -91,13 +92,18 @@ class Planner:
         to = self.config.to
         if to.kind == "speedup":
             return float(1 - 1 / to.speedup)
-        return float(1 - to.macs / self.table.macs if to.kind == "macs" else 1 - to.latency_ms / self.table.ms)
+        return float(1 - to.macs / self.table.macs if to.kind == "macs" else 1 - to.latency_ms / self._whole_ms)
+
+    @cached_property
+    def _whole_ms(self) -> float:
+        """The network by the clock that budgets go by, also where another one stood in for the table."""
+        return self.table.ms if self.table.unstable is None else self.clock.saved(self.network, {}).base
 
     def _name(self, saving: float) -> str:
         kind, left = self.config.to.kind, 1 - saving
         if kind == "speedup":
             return f"speedup-{1 / left:.2f}"
-        return f"macs-{self.table.macs * left:.3f}G" if kind == "macs" else f"latency-{self.table.ms * left:.2f}ms"
+        return f"macs-{self.table.macs * left:.3f}G" if kind == "macs" else f"latency-{self._whole_ms * left:.2f}ms"
 
     def _saved_by(self, currency: Currency) -> Callable[[Plan], float]:
         def macs(plan: Plan) -> float:
@@ -116,13 +122,13 @@ def _key(ctx: StageContext, clock: Clock, multiple: int) -> str:
 
 
 def _table(ctx: StageContext, network: nn.Module, scores: Scores, clock: Clock, multiple: int, key: str) -> Table:
-    """Measured once: an interrupted stage finds it in its folder."""
+    """Measured once: an interrupted stage finds it in its folder. On training images: the calibration set judges what follows from it."""
     config, path = ctx.config, Path(ctx.workdir) / TABLE
     found = Table.read(path, key)
     if found is not None:
         ctx.progress.log("prune: sensitivity was measured already")
         return found
     progress: Progress = ctx.progress
-    table = measure_table(network, scores, ctx.data["calibrate"], clock, config.sensitivity, multiple, progress)
+    table = measure_table(network, scores, ctx.data["train"], clock, config.sensitivity, multiple, progress)
     table.write(path, key)
     return table

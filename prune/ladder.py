@@ -98,7 +98,15 @@ class Climb:
             label = f"prune {goal.name}" + (f" round {round_}" if config.rounds > 1 else "")
             with frozen_norms(network, settings.freeze_norm):
                 recover(
-                    network, self.teacher, ctx.data["train"], settings, workdir / f"round-{round_}", ctx.progress, ctx.seed, label=label
+                    network,
+                    self.teacher,
+                    ctx.data["train"],
+                    settings,
+                    workdir / f"round-{round_}",
+                    ctx.progress,
+                    ctx.seed,
+                    label=label,
+                    cache_folder=Path(ctx.workdir) / "teacher-cache",  # one for all rungs and rounds
                 )
         return network
 

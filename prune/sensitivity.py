@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import nn
 
 from eval.cost import count_macs
 from pipeline.contract import Evidence, PairSource, Progress
-from prune.clock import Clock
+from prune.clock import NOISE, Clock, Saved
 from prune.config import SensitivityConfig
 from prune.groups import Graph, Group, Scores, cut
 from prune.quality import Reference
@@ -55,7 +55,10 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """All groups, with what the whole network reaches and costs: dB, ms of one frame, G MACs. ``evidence`` is that of ms."""
+    """All groups, with what the whole network reaches and costs: dB, ms of one frame, G MACs. ``evidence`` is that of ms.
+
+    unstable  share of its time by which the network differed from itself on this host, whose timings were therefore not used
+    """
 
     prices: tuple[Price, ...]
     psnr: float
@@ -64,6 +67,7 @@ class Table:
     evidence: str
     conditions: dict[str, Any]
     images: int
+    unstable: float | None = None
 
     def write(self, path: Path, fingerprint: str) -> None:
         """As JSON, whole or not at all."""
@@ -115,23 +119,42 @@ def measure_table(
     levels = config.levels or (1 if clock.evidence is Evidence.ESTIMATED else 2)
     wanted = [(g, width) for g in groups for width in _level_widths(g, config.share, levels, multiple)]
     found: dict[str, list[Level]] = {g.name: [] for g in groups}
-    base_ms = []
-    for chunk in _chunks(wanted):
-        networks, drops = {}, {}
-        for group, width in chunk:
-            key = f"{group.name}-{width}"
-            networks[key], kept = cut(network, {group.name: width}, scores)
-            recentre(networks[key], network, kept, lq)
-            drops[key] = reference.lost(networks[key])
-        saved = clock.saved(network, networks)
-        base_ms.append(saved.base)
-        for group, width in chunk:
-            key = f"{group.name}-{width}"
-            found[group.name].append(Level(group.width - width, *drops[key], saved.ms[key], macs - count_macs(networks[key]) / 1e9))
-        progress.update("prune: sensitivity", sum(map(len, found.values())), len(wanted))
+    saved, clock, unstable = _milliseconds(network, scores, wanted, clock, progress)
+    for done, (group, width) in enumerate(wanted, 1):
+        pruned, kept = cut(network, {group.name: width}, scores)
+        recentre(pruned, network, kept, lq)
+        removed = macs - count_macs(pruned) / 1e9
+        found[group.name].append(Level(group.width - width, *reference.lost(pruned), saved.ms[f"{group.name}-{width}"], removed))
+        progress.update("prune: sensitivity", done, len(wanted))
     prices = tuple(Price(g.name, g.width, g.layers, tuple(found[g.name])) for g in groups)
-    ms = float(np.median(base_ms)) if base_ms else clock.saved(network, {}).base
-    return Table(prices, reference.psnr, ms, macs, clock.evidence.value, dict(clock.conditions), len(lq))
+    return Table(prices, reference.psnr, saved.base, macs, clock.evidence.value, dict(clock.conditions), len(lq), unstable)
+
+
+def _milliseconds(
+    network: nn.Module, scores: Scores, wanted: Sequence[tuple[Group, int]], clock: Clock, progress: Progress
+) -> tuple[Saved, Clock, float | None]:
+    """What each cut saves, by which clock, and by how much the first one's times were off where another had to stand in."""
+    base_ms, ms = [], {}
+    for chunk in _chunks(wanted):
+        saved = clock.saved(network, {f"{group.name}-{width}": cut(network, {group.name: width}, scores)[0] for group, width in chunk})
+        other = clock if saved.stable else clock.stand_in(saved.base)
+        if other is not clock:
+            progress.log(f"prune: {words_of_noise(saved.noise)}; sensitivity goes by {_model_of(other.conditions)}")
+            return _milliseconds(network, scores, wanted, other, progress)[0], other, saved.noise
+        base_ms.append(saved.base)
+        ms.update(saved.ms)
+    base = float(np.median(base_ms)) if base_ms else clock.saved(network, {}).base
+    return Saved(base, ms), clock, None
+
+
+def words_of_noise(noise: float) -> str:
+    """That this host's timings were of no use."""
+    return f"timings on this host were unstable (off by {noise:.1%} on the same network, {NOISE:.0%} is allowed)"
+
+
+def _model_of(conditions: Mapping[str, Any]) -> str:
+    on = f" of {conditions['backend']} {conditions['precision']}" if "backend" in conditions else ""
+    return f"the estimate {conditions['model']}{on}"
 
 
 def summary(table: Table, count: int = 3) -> str:
@@ -150,6 +173,8 @@ def _words(group: str, level: Level) -> str:
 
 
 def _whose(table: Table) -> str:
+    if table.unstable is not None:
+        return f"by {_model_of(table.conditions)}, for {words_of_noise(table.unstable)}"
     return "estimated for the target" if table.evidence == "estimated" else "measured on this host"
 
 

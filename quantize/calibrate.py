@@ -1,12 +1,14 @@
 """First scales from a calibration set: the float network's activations are seen twice, once for their range and once for their histogram.
 
 ``percentile``: the 99.99th percentile of the magnitudes becomes 127 steps. ``mse``: the range that makes the squared rounding error
-least. ``minmax``: the largest magnitude, which a single outlier decides; what common tools do, kept as a comparison.
+least. ``median``: the median over the pictures of each one's own 99.99th percentile; a picture that drives the network to a hundred
+times its usual magnitudes (trained students do that on some) spoils the scales of all others by the first two, and not by this.
+``minmax``: the largest magnitude, which a single outlier decides; what common tools do, kept as a comparison.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -21,8 +23,10 @@ from quantize.fake import ActivationQuantizer
 from quantize.insert import quantizers, set_all_float, set_float
 from quantize.scheme import ACTIVATIONS
 
-Method = Literal["percentile", "mse", "minmax"]
+Method = Literal["percentile", "mse", "median", "minmax"]
 Histograms = dict[str, "Histogram"]
+See = Callable[[ActivationQuantizer, Tensor, int], None]
+"""Told of every tensor, and of which image it is."""
 
 BINS = 4096
 PERCENTILE = 99.99
@@ -33,10 +37,11 @@ class Histogram:
 
     Args:
         largest: the largest magnitude, as a first pass found it.
+        tops: the percentile of each image, as the first pass found them.
     """
 
-    def __init__(self, largest: float) -> None:
-        self.largest = largest
+    def __init__(self, largest: float, tops: Sequence[float] = ()) -> None:
+        self.largest, self.tops = largest, tuple(tops)
         self.counts: NDArray[np.float64] = np.zeros(BINS)
 
     def add(self, x: Tensor) -> None:
@@ -60,6 +65,8 @@ class Histogram:
         """The magnitude that becomes 127 steps."""
         if method == "minmax":
             return self.largest
+        if method == "median":
+            return float(np.median(self.tops))
         return self.percentile(PERCENTILE) if method == "percentile" else self.best_range()
 
     def best_range(self) -> float:
@@ -87,14 +94,19 @@ def observe(network: nn.Module, images: Iterable[Tensor], progress: Callable[[in
     if not batches:
         raise StageFailed("quantize", "the calibration set is empty", "give data.calibrate at least one pair")
     largest: dict[str, float] = {}
+    tops: dict[str, list[float]] = {}
 
-    def see_range(quantizer: ActivationQuantizer, x: Tensor) -> None:
-        name = quantizer.leader.name
-        largest[name] = max(largest.get(name, 0.0), _finite(float(x.abs().max()), quantizer.name))
+    def see_range(quantizer: ActivationQuantizer, x: Tensor, image: int) -> None:
+        name, top = quantizer.leader.name, _finite(float(x.abs().max()), quantizer.name)
+        largest[name] = max(largest.get(name, 0.0), top)
+        own = Histogram(top)
+        own.add(x)
+        each = tops.setdefault(name, [0.0] * len(batches))
+        each[image] = max(each[image], own.percentile(PERCENTILE))
 
     _watch(network, batches, see_range, progress)
-    found = {name: Histogram(value) for name, value in largest.items()}
-    _watch(network, batches, lambda quantizer, x: found[quantizer.leader.name].add(x), lambda done: progress(done + len(batches)))
+    found = {name: Histogram(value, tops[name]) for name, value in largest.items()}
+    _watch(network, batches, lambda quantizer, x, _: found[quantizer.leader.name].add(x), lambda done: progress(done + len(batches)))
     return found
 
 
@@ -115,13 +127,11 @@ def calibration_images(pairs: Iterable[Pair], multiple: int) -> Iterator[Tensor]
         yield torch.from_numpy(lq[:height, :width].astype(np.float32) / 255).permute(2, 0, 1)[None].contiguous()
 
 
-def _watch(
-    network: nn.Module, batches: list[Tensor], see: Callable[[ActivationQuantizer, Tensor], None], progress: Callable[[int], None]
-) -> None:
-    with _hooked(network, see), torch.no_grad():
-        for done, batch in enumerate(batches, 1):
+def _watch(network: nn.Module, batches: list[Tensor], see: See, progress: Callable[[int], None]) -> None:
+    for image, batch in enumerate(batches):
+        with _hooked(network, lambda quantizer, x, at=image: see(quantizer, x, at)), torch.no_grad():
             network(batch)
-            progress(done)
+        progress(image + 1)
 
 
 @contextmanager

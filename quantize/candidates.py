@@ -1,6 +1,7 @@
 """The alternatives and the choice between them: calibrations, trainings, and the float network that they are held against.
 
-All are judged by PSNR on the calibration set. The test set is for the report alone.
+All are judged by PSNR on held-out pictures, which calibrated and trained none of them (``quantize.split``). The test set is for the
+report alone.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from torch import nn
 from models import checkpoint
 from models.fold import fold_batchnorm
 from models.spec import size_multiple
-from pipeline.contract import Pair, StageContext
+from pipeline.contract import StageContext
 from quantize.calibrate import Histograms, Method, calibration_images, observe, set_scales
 from quantize.equalise import correct_biases, equalise
 from quantize.insert import prepare
 from quantize.judged import Judged, psnr_per_image
+from quantize.split import split
 from quantize.trainings import CONTROL, planned, train_all
 
 FLOAT = "float"
@@ -38,9 +40,9 @@ class Contest:
         self.ctx, self.config = ctx, ctx.config
         self.source = checkpoint.load(ctx.inputs["model"].path)
         self.folded = fold_batchnorm(self.source.module)
-        calibrate = ctx.data["calibrate"]
-        self.pairs: list[Pair] = [calibrate[i] for i in range(min(self.config.images, len(calibrate)))]
-        self.images = list(calibration_images(self.pairs, size_multiple(self.folded)))
+        self.parts = split(ctx.data["calibrate"], ctx.data["train"], self.config.images)
+        ctx.progress.log(f"quantize: {self.parts.note}")
+        self.images = list(calibration_images(self.parts.calibrating, size_multiple(self.folded)))
         self.prepared = prepare(self.folded)
         self.float = self.judge(FLOAT, self.folded, int8=False)
 
@@ -49,7 +51,7 @@ class Contest:
         found = []
         for candidate in self._made():
             found.append(candidate)
-            self.ctx.progress.log(f"quantize: {candidate.name} {candidate.against(self.float)} on the calibration set")
+            self.ctx.progress.log(f"quantize: {candidate.name} {candidate.against(self.float)} on held-out pictures")
         return found
 
     def _made(self) -> Iterator[Judged]:
@@ -69,24 +71,25 @@ class Contest:
         return bool(limit > 0 and self.float.mean - calibrated.mean <= limit and self.fits_worst(calibrated))
 
     def choose(self, candidates: Sequence[Judged]) -> Judged:
-        """The best int8 candidate; a trained one must beat the best calibrated one by ``margin`` dB and by more than the standard error.
-
-        The standard error is that of the paired difference over the images of the calibration set.
-        """
-        calibrated = self.best([c for c in candidates if c.int8 and not c.trained])
-        trained = [c for c in candidates if c.int8 and c.trained]
-        if not trained:
-            return calibrated
-        best = self.best(trained)
-        gain = best.against(calibrated)
-        return best if gain.mean > self.config.margin and not gain.mean <= gain.error else calibrated
+        """The best int8 candidate, trained or not."""
+        return self.best([c for c in candidates if c.int8])
 
     def best(self, candidates: Sequence[Judged]) -> Judged:
-        """The highest mean among those whose worst image is within bounds; among all where none is."""
-        return max(candidates, key=lambda c: (self.fits_worst(c), c.mean if c.mean == c.mean else float("-inf")))
+        """The highest mean among those whose worst image is within bounds (among all where none is); of those tied with it the one
+        whose worst image loses least.
+        """
+        sound = [c for c in candidates if self.fits_worst(c)] or list(candidates)
+        known = [c for c in sound if c.mean == c.mean] or sound
+        leader = max(known, key=lambda c: c.mean)
+        return max((c for c in known if c is leader or self.tied(leader, c)), key=lambda c: (c.against(self.float).worst, c.mean))
+
+    def tied(self, one: Judged, other: Judged) -> bool:
+        """Whether the paired difference is within ``margin`` dB or within its standard error over the held-out pictures."""
+        gain = one.against(other)
+        return abs(gain.mean) <= max(self.config.margin, gain.error if gain.error == gain.error else 0.0)
 
     def fits(self, candidate: Judged) -> bool:
-        """Whether the losses on the calibration set are within both bounds; NaN is not."""
+        """Whether the losses on the held-out pictures are within both bounds; NaN is not."""
         return bool(self.float.mean - candidate.mean <= self.config.max_drop) and self.fits_worst(candidate)
 
     def fits_worst(self, candidate: Judged) -> bool:
@@ -94,8 +97,8 @@ class Contest:
         return bool(-candidate.against(self.float).worst <= self.config.max_drop_worst)
 
     def judge(self, name: str, network: nn.Module, int8: bool, float_tensors: tuple[str, ...] = (), trained: bool = False) -> Judged:
-        """Measure a network on the calibration set."""
-        return Judged(name, network, psnr_per_image(network, self.pairs), int8, float_tensors, trained)
+        """Measure a network on the held-out pictures."""
+        return Judged(name, network, psnr_per_image(network, self.parts.judging), int8, float_tensors, trained)
 
     def _refined(self, best: Judged) -> Iterator[Judged]:
         """What equalisation and bias correction make of the best calibration."""

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.spec import size_multiple
+from quantize.calibrate import calibration_images
 from quantize.costs import Costs, estimated, measured
 from quantize.insert import quantizers, set_all_float, set_float
 
@@ -80,7 +82,7 @@ def exchange_table(contest: Contest, chosen: Judged, path: Path, by_measurement:
     """What each tensor of ``chosen`` is worth in float, best exchange first.
 
     Args:
-        contest: the calibration set and the target.
+        contest: the held-out pictures and the target.
         chosen: an int8 candidate with all its tensors in int8.
         path: its signed Q/DQ file.
         by_measurement: time the files on this host instead of estimating them for the target.
@@ -113,14 +115,14 @@ def sensitivities(contest: Contest, chosen: Judged) -> tuple[dict[str, NDArray[n
 
 
 def _crops(contest: Contest, chosen: Judged, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """(lq, gt) of evenly spread images, and of the one that loses most; where int8 raises the squared error most."""
+    """(lq, gt) of evenly spread held-out images, and of the one that loses most; where int8 raises the squared error most."""
     losses = np.asarray(chosen.psnr) - np.asarray(contest.float.psnr)
-    count = len(contest.images)
+    pairs, count = contest.parts.judging, len(contest.parts.judging)
     picked = [*dict.fromkeys(int(i) for i in np.linspace(0, count - 1, min(CROPS, count))), int(losses.argmin())]
     out = []
     for i in picked:
-        lq = contest.images[i]
-        gt = torch.from_numpy(contest.pairs[i].gt.astype(np.float32) / 255).permute(2, 0, 1)[None, :, : lq.shape[2], : lq.shape[3]]
+        (lq,) = calibration_images([pairs[i]], size_multiple(network))
+        gt = torch.from_numpy(pairs[i].gt.astype(np.float32) / 255).permute(2, 0, 1)[None, :, : lq.shape[2], : lq.shape[3]]
         top, left, side = _worst_place(network, lq, gt)
         out.append((lq[..., top : top + side, left : left + side].contiguous(), gt[..., top : top + side, left : left + side]))
     return out

@@ -14,7 +14,7 @@ from pipeline.contract import Better, Evidence, Measurement, Pair
 
 @dataclass(frozen=True)
 class Judged:
-    """A network and its PSNR per image of the calibration set in dB; ``int8`` when it is fake-quantized.
+    """A network and its PSNR per held-out picture in dB; ``int8`` when it is fake-quantized.
 
     float_tensors  activation tensors that were put back to float
     trained        it is no longer the input's network: its weights were trained here
@@ -29,7 +29,7 @@ class Judged:
 
     @property
     def mean(self) -> float:
-        """Mean PSNR on the calibration set in dB."""
+        """Mean PSNR on the held-out pictures in dB."""
         return float(np.mean(self.psnr))
 
     def against(self, other: Judged) -> Paired:
@@ -68,9 +68,9 @@ def psnr_per_image(network: nn.Module, pairs: Sequence[Pair]) -> tuple[float, ..
 
 
 def split_measurements(candidate: Judged, test: Sequence[Pair], reference: Judged) -> tuple[Measurement, ...]:
-    """PSNR of a candidate on the calibration set (which chose it) and on test pairs (which did not), and its paired difference.
+    """PSNR of a candidate on the held-out pictures (which chose it) and on test pairs (which did not), and its paired difference.
 
-    ``psnr_delta`` is the difference to ``reference`` on the calibration set, with its standard error and worst image as conditions.
+    ``psnr_delta`` is the difference to ``reference`` on the held-out pictures, with its standard error and worst image as conditions.
     """
     on_test = psnr_per_image(candidate.network, test)
     rows = [_psnr(values, split) for values, split in ((candidate.psnr, "calibrate"), (on_test, "test"))]

@@ -39,7 +39,7 @@ def quantize(ctx: StageContext) -> StageResult:
     if handed_on is not chosen:
         folder = _write(ctx, contest, handed_on)
     times = _time(folder, ctx)
-    notes = [*words.choice(contest, found, chosen), *words.retreats(contest, rungs, table), words.exchange(table)]
+    notes = [contest.parts.note, *words.choice(contest, found, chosen), *words.retreats(contest, rungs, table), words.exchange(table)]
     if handed_on.int8:
         gain = speedup(times["fp32"], times["int8"])
         notes.append(words.speed(ctx, gain))

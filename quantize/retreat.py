@@ -18,7 +18,7 @@ MIXED = "int8-mixed"
 
 
 def within_bound(contest: Contest, chosen: Judged, table: Table) -> list[Judged]:
-    """The rungs from ``chosen`` down to the first that loses no more than the bounds on the calibration set; float at the latest."""
+    """The rungs from ``chosen`` down to the first that loses no more than the bounds on the held-out pictures; float at the latest."""
     rungs = [chosen]
     if not contest.fits(chosen) and contest.config.mixed:
         found = mixed(contest, chosen, table)

@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.contract import Kind, StageContext, StageResult, StageSpec
-from train.config import LossName, LossWeights, Precision, RecoverConfig, TrainConfig
+from train.config import CacheMode, LossName, LossWeights, Precision, RecoverConfig, TrainConfig
 
 Contender = Literal["ptq", "qat", "clamp-ptq"]
-Calibration = Literal["percentile", "mse", "minmax"]
+Calibration = Literal["percentile", "mse", "median", "minmax"]
 
 
 class QatTrain(TrainConfig):
@@ -28,6 +28,10 @@ class Qat(RecoverConfig):
     train: QatTrain = Field(default=QatTrain(), description="the training")
     loss: LossName = Field(default="psnr", description="distance between images; l1 and its kin mislead weights on a grid")
     loss_weights: LossWeights = Field(default=LossWeights(feature=0), description="how much each part of the loss counts")
+    teacher_cache: CacheMode = Field(
+        default="auto",
+        description="on: the teacher sees each whole image once; off: every crop; auto: on where that is possible and less work",
+    )
 
 
 class QuantizeConfig(BaseModel):
@@ -35,14 +39,19 @@ class QuantizeConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    images: int = Field(default=16, ge=1, description="pairs of the calibration set that are used, to calibrate and to choose")
+    images: int = Field(
+        default=24, ge=1, description="pairs of the calibration set that are used: by scene, half of them calibrate and the others judge"
+    )
     contenders: tuple[Contender, ...] = Field(
         default=("ptq", "qat"),
         description="ptq: calibration alone, always there; qat: training with fake quantization; "
         "clamp-ptq: float training with learned clamps, whose ranges calibrate",
     )
     calibration: tuple[Calibration, ...] = Field(
-        default=("percentile", "mse"), min_length=1, description="how ranges are found; each is a contender"
+        default=("percentile", "mse", "median"),
+        min_length=1,
+        description="how ranges are found; each is a contender: percentile and mse over all pictures together, median of each "
+        "picture's percentile (which one picture that drives the network wild cannot spoil), minmax",
     )
     equalise: bool = Field(default=True, description="also try cross-layer equalisation with the best calibration")
     correct_bias: bool = Field(default=True, description="also try bias correction with the best calibration")
@@ -64,15 +73,16 @@ class QuantizeConfig(BaseModel):
     margin: float = Field(
         default=0.005,
         ge=0,
-        description="dB by which training must beat calibration on the calibration set to be chosen, and by more than the standard error",
+        description="contenders that differ by no more dB than this, or than the standard error of their paired difference, are a tie, "
+        "which the better worst image decides",
     )
     enough: float = Field(
         default=0.0, ge=0, description="calibration that costs at most this many dB is handed on without any training; 0: always train"
     )
     max_drop: float = Field(
-        default=0.15, ge=0, description="largest loss of PSNR on the calibration set in dB; above it tensors return to float"
+        default=0.15, ge=0, description="largest loss of PSNR on the held-out pictures in dB; above it tensors return to float"
     )
-    max_drop_worst: float = Field(default=0.4, ge=0, description="the same for the calibration image that loses most")
+    max_drop_worst: float = Field(default=0.4, ge=0, description="the same for the picture that loses most")
     mixed: bool = Field(default=True, description="return the cheapest tensors that suffice to float, before all do")
     min_speedup: float = Field(
         default=1.0, ge=0, description="least speed-up over fp32 where the target is this host; below it all returns to float"
@@ -94,7 +104,7 @@ class QuantizeConfig(BaseModel):
 
 
 def run(ctx: StageContext) -> StageResult:
-    """Quantize ``model``; train on ``train``, calibrate and choose on ``calibrate``, report on ``test``."""
+    """Quantize ``model``; train on ``train``, calibrate and choose on parts of ``calibrate``, report on ``test``."""
     from quantize.outcome import quantize
 
     return quantize(ctx)

@@ -105,9 +105,10 @@ def _train(contest: Contest, network: nn.Module, training: Planned, settings: Qa
         seeded = settings.train.model_copy(update={"seed": settings.train.seed + _SEED_STRIDE * training.index})
         settings = settings.model_copy(update={"train": seeded})
     rates = {"*.log_step": contest.config.step_lr}
-    arguments = (ctx.data["train"], settings, ctx.workdir / label, ctx.progress, seed)
+    arguments = (contest.parts.train, settings, ctx.workdir / label, ctx.progress, seed)
     teacher = ctx.inputs.get("teacher")
     if teacher is None or contest.config.guide == "input":
         train_with_guide(network, contest.folded, *arguments, label=label, lr_scale=rates)
     else:
-        recover_with(network, checkpoint.load(teacher.path).module, *arguments, label=label, lr_scale=rates)
+        answers = ctx.workdir / "teacher-cache"  # one for all trainings
+        recover_with(network, checkpoint.load(teacher.path).module, *arguments, label=label, lr_scale=rates, cache_folder=answers)

@@ -38,14 +38,19 @@ def choice(contest: Contest, found: Sequence[Judged], chosen: Judged) -> list[st
     calibrated = contest.best([c for c in found if c.int8 and not c.trained])
     trained = [c for c in found if c.int8 and c.trained]
     if trained:
-        best = contest.best(trained)
-        gain = best.against(calibrated)
-        verdict = "training wins" if chosen.trained else "calibration is handed on"
-        bound = f"it must gain more than {contest.config.margin:g} dB and than the standard error"
-        notes.append(f"{best.name} against {calibrated.name}: {gain.mean:+.3f} ± {gain.error:.3f} dB, paired; {bound}: {verdict}")
+        notes.append(_duel(contest, contest.best(trained), calibrated, chosen))
     elif contest.spares_training(calibrated):
         notes.append(f"{calibrated.name} costs no more than {contest.config.enough:g} dB: nothing was trained")
     return notes
+
+
+def _duel(contest: Contest, trained: Judged, calibrated: Judged, chosen: Judged) -> str:
+    gain = trained.against(calibrated)
+    worst = [c.against(contest.float).worst for c in (trained, calibrated)]
+    tie = "a tie by standard error or margin, which the better worst image decides: " if contest.tied(trained, calibrated) else ""
+    verdict = "training wins" if chosen.trained else "calibration is handed on"
+    first = f"{trained.name} against {calibrated.name}: {gain.mean:+.3f} ± {gain.error:.3f} dB, paired"
+    return f"{first}; worst image {worst[0]:+.3f} against {worst[1]:+.3f} dB: {tie}{verdict}"
 
 
 def retreats(contest: Contest, rungs: Sequence[Judged], table: Table) -> list[str]:
@@ -94,11 +99,11 @@ def test(candidates: Sequence[Candidate], handed_on: Judged, measured: QualityRe
 
 
 def _delta(candidate: Judged, contest: Contest) -> str:
-    return f"{candidate.against(contest.float)} on the calibration set"
+    return f"{candidate.against(contest.float)} on the held-out pictures"
 
 
 def _loss(candidate: Judged, contest: Contest) -> str:
     drop, config = candidate.against(contest.float), contest.config
     if not -drop.mean <= config.max_drop:
-        return f"{-drop.mean:.3f} dB on the calibration set, more than the {config.max_drop:g} dB allowed"
-    return f"{-drop.worst:.3f} dB on one image of the calibration set, more than the {config.max_drop_worst:g} dB allowed"
+        return f"{-drop.mean:.3f} dB on the held-out pictures, more than the {config.max_drop:g} dB allowed"
+    return f"{-drop.worst:.3f} dB on one held-out picture, more than the {config.max_drop_worst:g} dB allowed"

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.contract import Evidence
 from pipeline.target import TargetView, load_target
-from prune.clock import EstimatorClock, HostClock, clock_for
+from prune.clock import EstimatorClock, HostClock, Saved, clock_for
 from prune.config import PruneConfig, SensitivityConfig
 from prune.importance import l1
 from prune.sensitivity import Table, fingerprint, measure_table, summary
@@ -82,3 +82,39 @@ def test_a_network_of_half_the_width_saves_time_on_the_host(tmp_path):
     assert 0.3 * saved.base < saved.ms["narrow"] < saved.base
     assert 0.3 < clock.share(wide, narrow) < 1
     assert not list(tmp_path.iterdir())
+
+
+def noisy(monkeypatch, tmp_path, target):
+    """A table for whose clock every timing is noise."""
+    monkeypatch.setattr("prune.clock.NOISE", -1.0)
+    clock, words, network = HostClock(64, 0.02, 0.02, (720, 1280), tmp_path, target), Words(), student(**NARROW)
+    config = SensitivityConfig(images=2, side=64, share=0.3)
+    return measure_table(network, l1(network), pairs("train"), clock, config, 8, words), words, network
+
+
+def test_where_timings_are_noise_the_targets_estimate_stands_in(tmp_path, monkeypatch):
+    target = view("host")
+    table, words, network = noisy(monkeypatch, tmp_path, target)
+    clock = EstimatorClock(target, tmp_path, "fp32")
+    assert (table.evidence, table.conditions["model"], table.conditions["precision"]) == ("estimated", "roofline", "fp32")
+    assert table.ms == pytest.approx(clock.saved(network, {}).base)
+    assert all(level.ms_saved > 0 for p in table.prices for level in p.levels)
+    (said,) = [line for line in words.lines if "unstable" in line]
+    assert said.startswith("prune: timings on this host were unstable (off by ")
+    assert said.endswith("; sensitivity goes by the estimate roofline of onnxruntime fp32")
+    assert ", for timings on this host were unstable (off by " in summary(table, 1)
+
+
+def test_without_rates_the_work_stands_in(tmp_path, monkeypatch):
+    table, _, network = noisy(monkeypatch, tmp_path, None)
+    assert table.conditions == {"model": "in proportion to multiply-accumulates"}
+    assert table.unstable is not None
+    for level in (level for p in table.prices for level in p.levels):
+        assert level.ms_saved / table.ms == pytest.approx(level.macs_saved / table.macs)
+
+
+def test_a_network_times_like_itself_unless_the_machine_is_busy(tmp_path):
+    saved = HostClock(64, 0.02, 0.02, (128, 128), tmp_path).saved(student(**NARROW), {})
+    assert 0 <= saved.noise < 10
+    assert saved.stable is (saved.noise <= 0.02)
+    assert not Saved(1.0, {}, float("nan")).stable

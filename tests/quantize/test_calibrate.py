@@ -6,7 +6,7 @@ from models.fold import fold_batchnorm
 from pipeline.errors import StageFailed
 from quantize.calibrate import BINS, Histogram, calibration_images, observe, set_scales
 from quantize.insert import prepare, quantizers
-from tests.quantize.toys import pairs, photos, quantized, student
+from tests.quantize.toys import SMALL, pairs, photos, quantized, student
 
 
 def histogram(values):
@@ -90,3 +90,15 @@ def test_a_network_that_is_not_finite_is_refused_by_tensor():
         network.stem.conv.bias.fill_(float("nan"))
     with pytest.raises(StageFailed, match=r"tensor 'stem.act' is not finite on the calibration set"):
         observe(network, photos(1))
+
+
+def test_one_wild_picture_spoils_all_ranges_but_the_median():
+    ready = prepare(fold_batchnorm(student(**SMALL)))
+    calm = [x * 0.5 for x in photos()]
+    usual = observe(ready, calm)
+    wild = observe(ready, [*calm, photos(1)[0] * 100])
+    name = "encoder.0.0.expand.act"
+    assert wild[name].top("percentile") > 20 * usual[name].top("percentile")
+    assert wild[name].top("median") < 2 * usual[name].top("median")
+    assert len(wild[name].tops) == 4
+    assert usual[name].top("median") <= usual[name].largest

@@ -35,18 +35,32 @@ def test_the_better_calibration_wins():
     assert choice(candidate("ptq-percentile", -0.2, -0.2, -0.2, -0.2), PTQ) == "ptq-mse"
 
 
-def test_training_must_beat_calibration_by_the_margin():
-    better = candidate("qat", -0.08, -0.08, -0.08, -0.08, trained=True)
-    assert choice(PTQ, better, margin=0.01) == "qat"
-    assert choice(PTQ, better, margin=0.03) == "ptq-mse"
+def test_of_contenders_within_the_margin_the_better_worst_image_wins():
+    better = candidate("qat", -0.09, -0.09, -0.09, -0.11, trained=True)
+    assert choice(PTQ, better, margin=0.004) == "qat"
+    assert choice(PTQ, better, margin=0.006) == "ptq-mse"
 
 
-def test_training_must_beat_calibration_by_more_than_the_standard_error():
+def test_a_mean_within_the_standard_error_does_not_buy_a_worse_image():
     steady = candidate("qat", -0.08, -0.07, -0.09, -0.08, trained=True)
     lucky = candidate("qat", 0.3, -0.1, -0.2, -0.1, trained=True)  # on the mean it gains more
     assert paired(lucky.psnr, PTQ.psnr).mean > paired(steady.psnr, PTQ.psnr).mean
     assert choice(PTQ, steady) == "qat"
     assert choice(PTQ, lucky) == "ptq-mse"
+
+
+def test_a_clear_mean_wins_with_a_slightly_worse_image():
+    clear = candidate("qat", 0.0, 0.0, 0.0, -0.12, trained=True)
+    assert choice(PTQ, clear) == "qat"
+
+
+def test_one_picture_has_no_standard_error():
+    judge = contest(margin=0.01)
+    judge.float = Judged("float", None, (30.0,), int8=False)
+    one, other = (Judged(n, None, (v,), True) for n, v in (("a", 29.9), ("b", 29.905)))
+    assert judge.tied(one, other)
+    judge.config = STAGE.config(margin=0.001)
+    assert not judge.tied(one, other)
 
 
 def test_of_several_trainings_the_best_one_counts_and_the_float_control_never():

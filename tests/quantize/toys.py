@@ -100,6 +100,12 @@ class Echo:
         gt = np.clip(self.restore(pair.lq) + noise, 0, 255).astype(np.uint8)
         return Pair(pair.lq, gt, pair.name, pair.scene)
 
+    def digest(self):
+        return self.source.digest()
+
+    def scenes(self):
+        return self.source.scenes()
+
 
 def context(spec, workdir, config, inputs, target="jetson-xavier", progress=None, make=pairs):
     workdir.mkdir(parents=True, exist_ok=True)
