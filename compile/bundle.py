@@ -31,6 +31,7 @@ from eval.bundle import FACTS, MANIFEST, BundleArtifact, BundleFacts, Golden
 from eval.bundle import Opening as BundleOpening
 from eval.quality import to_batch, to_image
 from eval.session import load_backend
+from eval.tiling import Overlap
 from pipeline.store import hash_file
 
 GOLDEN_DB = {"fp32": 60.0, "fp16": 45.0, "bf16": 40.0, "int8": 40.0}
@@ -49,14 +50,14 @@ but a dictionary coder needs it only once."""
 class Packed:
     """An artifact to pack: its candidate, its network as ONNX of free size, what runs for it here, and its role (``BundleArtifact``).
 
-    ``halo`` is that of its tiles in pixels; None takes an eighth of the tile.
+    ``overlap`` is that of its tiles.
     """
 
     attempt: Attempt
     reference: Path
     opening: Opening
     role: str
-    halo: int | None = None
+    overlap: Overlap
 
 
 def write_bundle(path: Path, packed: Sequence[Packed], facts: Mapping[str, Any], image: NDArray[np.uint8], tile: int) -> BundleFacts:
@@ -129,7 +130,8 @@ def _pack(root: Path, item: Packed, image: NDArray[np.uint8], tile: int, frame: 
         height=fixed[0],
         width=fixed[1],
         tile=fixed if fixed[0] else frame,
-        halo=(min(fixed) if fixed[0] else tile) // 8 if item.halo is None else item.halo,
+        halo=item.overlap.halo,
+        blend=item.overlap.blend,
         runner=runner.write_runner(built.facts, root) if runner else "",
         facts=dict(built.facts),
         float_precision=built.facts["float_precision"],

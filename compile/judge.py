@@ -32,7 +32,7 @@ from eval.quality import QualityResult, evaluate, session_restorer, to_batch
 from eval.receptive import receptive_field
 from eval.seams import seam_measurements
 from eval.session import Session
-from eval.tiling import overlap_for
+from eval.tiling import Overlap, overlap_for
 from pipeline.contract import Better, Evidence, Measurement, PairSource, Verdict
 from pipeline.errors import StageFailed, ToolchainMissing
 from pipeline.machine import cores
@@ -136,11 +136,11 @@ class Judge:
             self._quality[key] = evaluate(restorer_of(self.session(opening), self.folder.size_multiple, self.receptive), self.source)
         return self._quality[key]
 
-    def halo(self, attempt: Attempt) -> int:
-        """Pixels by which tiles of a candidate overlap on each side; one of free size takes tiles of the target's frame."""
+    def overlap(self, attempt: Attempt) -> Overlap:
+        """How tiles of a candidate overlap; one of free size takes tiles of the target's frame."""
         built = _built(attempt)
         fixed = min(int(built.facts["height"]), int(built.facts["width"]))
-        return overlap_for(self.receptive, fixed or min(frame_of(self.target, self.folder.size_multiple))).halo
+        return overlap_for(self.receptive, fixed or min(frame_of(self.target, self.folder.size_multiple)))
 
     def seams(self) -> list[Measurement]:
         """What tiles do to images, with the float network: two of the source, mirrored to twice a tile's side where they are smaller."""

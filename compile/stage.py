@@ -147,7 +147,7 @@ def _packed(judge: Judge, judged: Sequence[Judged], outcome: Outcome) -> list[Pa
             role = "target" if j is outcome.chosen else "host" if j is outcome.host else "unproven"
             single = replace(j.attempt, plan=replace(j.attempt.plan, threads=1))  # its name is the artifact's
             found[j.attempt.plan.artifact] = Packed(
-                single, judge.reference(j.attempt), judge.opening(j.attempt), role, judge.halo(j.attempt)
+                single, judge.reference(j.attempt), judge.opening(j.attempt), role, judge.overlap(j.attempt)
             )
     order = [j.attempt.plan.artifact for j in judged]
     return sorted(found.values(), key=lambda p: order.index(p.attempt.plan.artifact))

@@ -72,6 +72,7 @@ class BundleArtifact(_Model):
     width: int = Field(ge=0, description="fixed input width in pixels, 0 = any")
     tile: tuple[int, int] = Field(default=(0, 0), description="height and width of tiles on the device; the most where the size is free")
     halo: int = Field(default=0, ge=0, description="least distance in pixels of a kept pixel from a tile's inner edge")
+    blend: int = Field(default=0, ge=0, description="pixels over which neighbouring tiles are mixed, half on either side of a cut")
     runner: str = Field(default="", description="program that runs it without its runtime, relative to the bundle; empty = none")
     facts: dict[str, Any] = Field(description="what the backend says; facts.backend is its import path")
     float_precision: str = Field(description="precision of the layers that are not int8")

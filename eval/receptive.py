@@ -58,6 +58,13 @@ class Receptive:
         count = Counter(o.op for o in self.whole)
         return ", ".join(f"{n} x {op}" for op, n in sorted(count.items())) + (" draws" if len(self.whole) == 1 else " draw")
 
+    def beyond(self, halo: int) -> str:
+        """Why tiles that overlap by ``halo`` are not the whole image, as a user reads it; empty when they are."""
+        pools = all("Pool" in o.op or o.op.startswith("Reduce") for o in self.whole)
+        times = {1: "once", 2: "twice"}.get(len(self.whole), f"{len(self.whole)} times")
+        told = [f"the network {'pools over' if pools else 'draws on'} the whole image {times}, here over each tile"] if self.whole else []
+        return ", and ".join([*told, *([f"{'' if told else 'the network '}sees {self.halo} pixels far"] if halo < self.halo else [])])
+
     def __str__(self) -> str:
         text = f"every pixel depends on {self.halo} pixels around it"
         return f"{text}; {self.counted()} on the whole image" if self.whole else text

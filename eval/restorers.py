@@ -93,8 +93,20 @@ class Restorer:
         """
         tile = self._fixed or self._free_tile(height, width)
         cut = [side for side, length in zip(tile, (height, width), strict=True) if self._rounded(length) > side]
-        self._overlap = overlap_for(self._receptive(), min(cut)) if cut else Overlap(0, 0)
+        self._overlap = overlap_for(self._receptive(), min(self._fixed or cut)) if cut else Overlap(0, 0)
         return tile_plan(height, width, tile, self._overlap.halo, self._multiple, self._overlap.blend)
+
+    def cutting(self, height: int, width: int) -> str:
+        """Why an image of that size is cut, and how, in one line; empty when it is not. Raises as ``plan``."""
+        plan = self.plan(height, width)
+        if len(plan) == 1:
+            return ""
+        sides = f"{plan.tile_width}x{plan.tile_height}"
+        size = "the network takes no other size" if self._fixed else "as --tile asks" if self._tile else "it is larger than full HD"
+        text = f"{width}x{height} is cut into {len(plan)} tiles of {sides}, {size}; they overlap by {self._overlap.halo} pixels a side"
+        if not self._overlap.why:
+            return f"{text}, as far as the network sees, so nothing is lost"
+        return f"{text}{f' and are mixed over {plan.blend}' * (plan.blend > 0)}: {self._receptive().beyond(self._overlap.halo)}"
 
     def describe(self) -> dict[str, Any]:
         """Name, kind, what is known of the network and of what runs it, and how the last image was cut, if it was."""

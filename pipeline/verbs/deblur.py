@@ -56,7 +56,7 @@ def deblur(
     """Restore blurred images, folders of images and videos."""
     jobs = importlib.import_module("eval.jobs").find_jobs(inputs, out, force)
     with importlib.import_module("eval.restorers").open_restorer(model, tile=tile, threads=threads) as restorer, open_bars(as_json) as bars:
-        rows = _restore_all(jobs, restorer, bars)
+        rows = _restore_all(jobs, restorer, bars, not as_json)
         described = restorer.describe()
     failed = [row for row in rows if row["error"]]
     if as_json:
@@ -77,16 +77,17 @@ def open_bars(silent: bool) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=silent or not console.is_terminal)
 
 
-def _restore_all(jobs: Sequence[Any], restorer: Any, bars: Progress) -> list[dict[str, Any]]:
+def _restore_all(jobs: Sequence[Any], restorer: Any, bars: Progress, tell_cuts: bool) -> list[dict[str, Any]]:
     """Every job in turn; one that cannot be read is noted and the others still done."""
     rows = []
+    restore = _telling(restorer) if tell_cuts else restorer
     overall = bars.add_task("files", total=len(jobs))
     for job in jobs:
         begin = time.perf_counter()
         row: dict[str, Any] = {"input": str(job.source), "output": str(job.out), "error": ""}
         step = bars.add_task(job.source.name, total=None)
         try:
-            row |= _restore(job, restorer, partial(_move, bars, step))
+            row |= _restore(job, restore, partial(_move, bars, step))
         except UsageError as e:
             row |= {"output": None, "error": f"{e.where}: {e.what}"}
             print(f"warning: {e.where}: {e.what}", file=sys.stderr)
@@ -94,6 +95,20 @@ def _restore_all(jobs: Sequence[Any], restorer: Any, bars: Progress) -> list[dic
         bars.remove_task(step)
         bars.advance(overall)
     return rows
+
+
+def _telling(restorer: Any) -> Callable[..., Any]:
+    """The restorer; says before the first image of each size that is cut why it is, and how."""
+    told = {""}
+
+    def restore(image: Any, on_tile: Callable[[int, int], None] | None = None) -> Any:
+        line = restorer.cutting(*image.shape[:2])
+        if line not in told:
+            told.add(line)
+            print(f"note: {line}")
+        return restorer(image, on_tile)
+
+    return restore
 
 
 def _move(bars: Progress, step: TaskID, done: int, total: int) -> None:

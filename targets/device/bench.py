@@ -11,18 +11,23 @@ Needs Python 3.6 or later, numpy, and the artifact's runtime (its own runner, on
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from board.basics import HERE, DeviceError, Json, sha256, write_json
-from board.line import Line
-from board.measure import measure
-from board.opened import Opened, add_arguments, verify_only
-from board.sensors import power_mode
-from board.settings import LockedClocks, PowerMode
+try:
+    from board.basics import HERE, DeviceError, Json, sha256, write_json
+    from board.line import Line
+    from board.measure import measure
+    from board.opened import Opened, add_arguments, verify_only
+    from board.sensors import power_mode
+    from board.settings import LockedClocks, PowerMode
+except ImportError as e:
+    sys.stderr.write("error: this folder is not whole ({}): copy the bundle again\n".format(e))
+    sys.exit(2)
 
 
 def parse() -> argparse.Namespace:
@@ -74,11 +79,14 @@ def work(args: argparse.Namespace) -> int:
     """Verify, and time unless told not to; returns the exit status."""
     if args.verify:
         return verify_only(args)
+    if not os.access(str(args.out.parent), os.W_OK):
+        raise DeviceError(f"{args.out.parent} is no folder that can be written: name another --out")
     with Line(args.wait):
         opened = Opened(args)
         print(opened.verify(), flush=True)
         if not opened.passed:
             return 1
+        print(f"timing the network alone, then whole frames, each for {args.seconds:g} s or longer", flush=True)
         report = result(args, opened)
         opened.runtime.close()
         write_json(args.out, report)

@@ -19,25 +19,31 @@ SIDE = 32
 NAME = "onnxruntime-fp32"
 
 
-def small_network(path: Path) -> None:
-    """x + conv3x3(x), float32 [1, 3, H, W]."""
+def small_network(path: Path, pooled: bool = False) -> None:
+    """x + conv(x), float32 [1, 3, H, W], which sees 12 pixels far; pooled: x + conv(x) * mean of x."""
     rng = np.random.default_rng(0)
     weight = helper.make_tensor("w", TensorProto.FLOAT, (3, 3, 3, 3), (rng.standard_normal(81) * 0.05).astype(np.float32))
     shape = (1, 3, "h", "w")
-    nodes = [helper.make_node("Conv", ["lq", "w"], ["c"], pads=(1, 1, 1, 1)), helper.make_node("Add", ["lq", "c"], ["restored"])]
+    nodes = [helper.make_node("Conv", ["lq", "w"], ["c"], pads=(12,) * 4, dilations=(12, 12))]
+    if pooled:
+        nodes += [helper.make_node("GlobalAveragePool", ["lq"], ["mean"]), helper.make_node("Mul", ["c", "mean"], ["gated"])]
+    nodes.append(helper.make_node("Add", ["lq", nodes[-1].output[0]], ["restored"]))
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("lq", "restored")]
     model = helper.make_model(helper.make_graph(nodes, "small", ends[:1], ends[1:], [weight]), opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
     onnx.save(model, path)
 
 
-def small_bundle(path: Path, /, target: str = "toy-board", extra: dict[str, bytes] | None = None, **changes: object) -> Path:
+def small_bundle(
+    path: Path, /, target: str = "toy-board", extra: dict[str, bytes] | None = None, pooled: bool = False, **changes: object
+) -> Path:
     """Write a bundle.
 
     Args:
         path: its folder.
         target: name of the target it is for.
         extra: further files by name.
+        pooled: its network pools over the whole image.
         changes: fields of its artifact that differ.
 
     """
@@ -45,7 +51,7 @@ def small_bundle(path: Path, /, target: str = "toy-board", extra: dict[str, byte
 
     for folder in ("artifacts", "reference", "golden"):
         (path / folder).mkdir(parents=True)
-    small_network(path / f"artifacts/{NAME}.onnx")
+    small_network(path / f"artifacts/{NAME}.onnx", pooled)
     shutil.copy(path / f"artifacts/{NAME}.onnx", path / "reference/fp32.onnx")
     lq = np.random.default_rng(1).integers(0, 256, (1, 3, SIDE, SIDE), dtype=np.uint8)
     np.save(path / "golden/input.npy", lq)

@@ -11,6 +11,8 @@ import pytest
 from compile.bundle import FLOAT_PIXELS, golden_image
 from compile.card import licences, model_card
 from eval.bundle import Bundle, read_golden
+from eval.receptive import receptive_field
+from eval.tiling import overlap_for
 from pipeline.contract import Better, Evidence, Measurement
 from pipeline.store import hash_file, hash_path
 from pipeline.target import Target
@@ -36,7 +38,9 @@ def test_what_is_in_it(bundle: Path):
     for artifact in facts.artifacts:
         assert (bundle / artifact.path).stat().st_size == artifact.bytes
         assert artifact.tile == ((artifact.height, artifact.width) if artifact.height else (184, 320))
+        overlap = overlap_for(receptive_field(bundle / artifact.reference, 8), min(artifact.tile))
         assert 0 < artifact.halo < min(artifact.tile) / 2
+        assert (artifact.halo, artifact.blend) == (overlap.halo, overlap.blend)
         assert (artifact.runner != "") == (artifact.backend == "tvm")
         assert artifact.golden.psnr_at_least == {"fp32": 60, "fp16": 45, "int8": 40}[artifact.precision]
 

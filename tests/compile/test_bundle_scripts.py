@@ -70,7 +70,7 @@ def test_images_and_folders_are_restored(copy: Path, bench: Bench, tmp_path: Pat
     artifact = Bundle.open(copy).artifact(host)
     with Bundle.open(copy).session(host) as session:
         tile = (session.height or 136, session.width or 208)
-        want = restore_tiled(image, session.run, tile_plan(130, 201, tile, artifact.halo, 8))
+        want = restore_tiled(image, session.run, tile_plan(130, 201, tile, artifact.halo, 8, artifact.blend))
     assert np.abs(got - want).max() <= 1 and np.abs(got - image).max() > 4
     assert bench(str(tmp_path / "in"), script="run.py").returncode == 2
     done = bench(str(tmp_path / "nowhere.png"), str(tmp_path / "x.png"), "--artifact", host, script="run.py")

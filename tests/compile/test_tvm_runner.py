@@ -84,16 +84,17 @@ def test_another_output_fails(int8: Built, runner: Runner, tmp_path: Path):
     assert runner("verify", int8.path, lq, want, 1).returncode == 1
 
 
-@pytest.mark.parametrize("size", [(200, 170), (96, 96), (50, 61), (1, 1)])
-def test_it_restores_as_the_pipeline_does(int8: Built, runner: Runner, tmp_path: Path, size: tuple[int, int]):
+@pytest.mark.parametrize("blend", [0, 12])
+@pytest.mark.parametrize("size", [(200, 170), (96, 96), (50, 61), (1, 1), (97, 101), (40, 300)])
+def test_it_restores_as_the_pipeline_does(int8: Built, runner: Runner, tmp_path: Path, size: tuple[int, int], blend: int):
     from skimage import data
 
     image = np.ascontiguousarray(data.chelsea()[: size[0], : size[1]])
     (tmp_path / "in.ppm").write_bytes(b"P6\n# a comment\n%d %d\n255\n" % size[::-1] + image.tobytes())
-    done = runner("restore", int8.path, tmp_path / "in.ppm", tmp_path / "out.ppm", 12, 8, 2)
+    done = runner("restore", int8.path, tmp_path / "in.ppm", tmp_path / "out.ppm", 12, blend, 8, 2)
     assert (done.returncode, done.stderr) == (0, "")
     with open_session(int8.path, int8.facts, 1) as session:
-        want = restore_tiled(image, session.run, tile_plan(*size, 96, 12, 8))
+        want = restore_tiled(image, session.run, tile_plan(*size, 96, 12, 8, blend))
     assert (tmp_path / "out.ppm").read_bytes() == b"P6\n%d %d\n255\n" % size[::-1] + want.tobytes()
 
 
@@ -117,8 +118,10 @@ def test_what_it_cannot_do_is_one_clear_line(int8: Built, runner: Runner, tmp_pa
         ("verify", shutil.which("true"), lq, want, 40): "error: ",
         ("verify", int8.path, short, want, 40): "short.npy is not of the network's size",
         ("verify", int8.path, text, want, 40): "text is no NumPy array",
-        ("restore", int8.path, text, tmp_path / "out", 12, 8): "text is no PPM image (P6, 8 bits)",
-        ("restore", int8.path, tmp_path / "nowhere", tmp_path / "out", 12, 8): "nowhere cannot be read",
+        ("restore", int8.path, text, tmp_path / "out", 12, 0, 8): "text is no PPM image (P6, 8 bits)",
+        ("restore", int8.path, tmp_path / "nowhere", tmp_path / "out", 12, 0, 8): "nowhere cannot be read",
+        ("restore", int8.path, text, tmp_path / "out", 12, -2, 8): "BLEND is -2: give the artifact's blend from bundle.json",
+        ("restore", int8.path, text, tmp_path / "out", 12, 8): "usage: deblur-runner verify",
         ("verify", int8.path, lq, want, 40, 1000): "THREADS is 1000: give 1 to 256, or 0 for all cores",
         ("verify", spoilt, lq, want, 40): "the library calls 'vm.builtin.alloc_other_', which this runner has not: run it with TVM",
         (): "usage: deblur-runner verify",

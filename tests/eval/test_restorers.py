@@ -176,6 +176,25 @@ def test_statistics_over_the_image_are_mixed_at_the_cuts():
     assert restorer.describe()["overlap"]["why"] == "1 x GlobalAveragePool draws on the whole image, here on its tile"
 
 
+def test_what_tiles_cost_is_said_in_words():
+    pool = GlobalOperation("se/pool", "GlobalAveragePool", "it draws on the whole image")
+    norm = GlobalOperation("norm", "InstanceNormalization", "it draws on the whole image")
+    cases = {
+        (41, ()): "they overlap by 41 pixels a side, as far as the network sees, so nothing is lost",
+        (90, ()): "they overlap by 64 pixels a side and are mixed over 64: the network sees 90 pixels far",
+        (41, (pool,)): "and are mixed over 40: the network pools over the whole image once, here over each tile",
+        (90, (pool,) * 3): "over 64: the network pools over the whole image 3 times, here over each tile, and sees 90 pixels far",
+        (1, (pool, norm)): "they overlap by 1 pixels a side: the network draws on the whole image twice, here over each tile",
+    }
+    for (halo, whole), text in cases.items():
+        restorer = Restorer("x", {}, lambda lq: lq, sees(halo, whole)[0], fixed=(256, 256))
+        line = restorer.cutting(600, 700)
+        assert line.endswith(text) and line.startswith("700x600 is cut into "), line
+    assert restorer.cutting(256, 100) == ""
+    large = Restorer("x", {}, lambda lq: lq, sees(41)[0], multiple=16)
+    assert "1024x1024, it is larger than full HD;" in large.cutting(3000, 4000)
+
+
 def test_a_closed_bundle_does_not_run(models):
     with open_restorer(models / "free") as restorer:
         pass

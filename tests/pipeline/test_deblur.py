@@ -45,6 +45,20 @@ def test_a_folder_comes_back_restored_and_mirrored(cli: Cli, models: Path, image
     assert before == {p: p.read_bytes() for p in images.rglob("*") if p.is_file()}
 
 
+def test_why_an_image_is_cut_is_said_once_a_size(cli: Cli, models: Path, images: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(images / "same.png"), photo(70, 110)[..., ::-1])
+    code, out, err = cli("deblur", models / "run", images, "--out", tmp_path / "out", "--threads", 1)
+    assert (code, err) == (0, "")
+    notes = [line for line in out.splitlines() if line.startswith("note: ")]
+    why = "the network pools over the whole image twice, here over each tile, and sees 39 pixels far"
+    how = "tiles of 96x64, the network takes no other size; they overlap by 16 pixels a side and are mixed over"
+    assert notes == [f"note: 110x70 is cut into 4 {how} 16: {why}"]
+    code, out, _ = cli("deblur", models / "student.safetensors", images / "a.png", "--out", tmp_path / "out2", "--tile", 32)
+    assert "note: 110x70 is cut into 24 tiles of 32x32, as --tile asks; they overlap by 8 pixels a side and are mixed over 8: " in out
+    code, out, _ = cli("deblur", models / "student.safetensors", images, "--out", tmp_path / "out3")
+    assert (code, "note:" in out) == (0, False)
+
+
 def test_json_stands_alone_on_standard_output(cli: Cli, models: Path, images: Path, tmp_path: Path) -> None:
     code, out, _ = cli("deblur", models / "student.safetensors", images / "a.png", "--out", tmp_path / "out", "--tile", 32, "--json")
     answer = json.loads(out)

@@ -149,18 +149,43 @@ def smooth(x: np.ndarray) -> np.ndarray:
     return np.asarray(out, np.float32)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([16, 24, 32]), st.integers(0, 5), st.sampled_from([1, 4, 8]))
-def test_tiles_are_the_pipeline_s(height: int, width: int, tile: int, halo: int, multiple: int):
+def pooled(x: np.ndarray) -> np.ndarray:
+    """One that pools over its whole input: every tile comes out another way."""
+    return np.asarray(smooth(x) * (2 * x.mean((2, 3), keepdims=True)), np.float32)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from([16, 24, 32]),
+    st.integers(0, 5),
+    st.sampled_from([1, 4, 8]),
+    st.integers(0, 8),
+    st.sampled_from([smooth, pooled]),
+)
+def test_tiles_are_the_pipeline_s(height: int, width: int, tile: int, halo: int, multiple: int, blend: int, network: tiling.Run):
     image = noise(height, width)
-    artifact = {"tile": [tile, tile + 8], "halo": halo, "height": tile, "width": tile + 8}
+    artifact = {"tile": [tile, tile + 8], "halo": halo, "blend": blend, "height": tile, "width": tile + 8}
     try:
-        plan = tiling.tile_plan(height, width, (tile, tile + 8), halo, multiple)
+        plan = tiling.tile_plan(height, width, (tile, tile + 8), halo, multiple, blend)
     except UsageError:  # nothing is left inside the halo
         with pytest.raises(basics.DeviceError, match="leave nothing inside a halo"):
-            tiles.Restorer(smooth, artifact, multiple)(image)
+            tiles.Restorer(network, artifact, multiple)(image)
         return
-    assert np.array_equal(tiles.Restorer(smooth, artifact, multiple)(image), tiling.restore_tiled(image, smooth, plan))
+    assert np.array_equal(tiles.Restorer(network, artifact, multiple)(image), tiling.restore_tiled(image, network, plan))
+
+
+def test_a_bundle_that_says_nothing_of_mixing_is_cut():
+    image, artifact = noise(40, 70), {"tile": [32, 32], "halo": 8, "height": 32, "width": 32}
+    got = [tiles.Restorer(pooled, {**artifact, **more}, 4)(image) for more in ({}, {"blend": 0}, {"blend": 8})]
+    assert np.array_equal(got[0], got[1]) and not np.array_equal(got[0], got[2])
+
+
+def test_a_number_that_is_none_is_refused_while_tiles_are_mixed():
+    restorer = tiles.Restorer(lambda x: x * np.nan, {"tile": [32, 32], "halo": 8, "blend": 8, "height": 32, "width": 32}, 4)
+    with pytest.raises(basics.DeviceError, match="returns values that are no numbers"):
+        restorer(noise(40, 70))
 
 
 def test_a_free_size_is_no_larger_than_the_image_needs():

@@ -11,7 +11,7 @@
 static const char *usage =
     "usage: deblur-runner verify  MODEL.so INPUT.npy EXPECTED.npy DECIBEL [THREADS]   PASS or FAIL, exit 0 or 1\n"
     "       deblur-runner time    MODEL.so SECONDS COUNT [THREADS]                    least time and least number of runs\n"
-    "       deblur-runner restore MODEL.so IN.ppm OUT.ppm HALO MULTIPLE [THREADS]     halo and size multiple: see bundle.json\n"
+    "       deblur-runner restore MODEL.so IN.ppm OUT.ppm HALO BLEND MULTIPLE [THREADS]   halo, blend, size_multiple: see bundle.json\n"
     "       deblur-runner serve   MODEL.so [THREADS]                                  float32 images from stdin to stdout\n";
 
 static double now_ms(void) {
@@ -69,10 +69,11 @@ static void progress(int done, int total) {
 }
 
 static int restore_file(int count, char **words) {
-  int halo = atoi(words[5]), multiple = atoi(words[6]);
-  if (multiple < 1) fail("MULTIPLE is %s: give the network's size_multiple from bundle.json", words[6]);
-  Model *model = opened(count, words, 7);
-  Image image = read_ppm(words[3]), out = restore(model, &image, halo, multiple, progress);
+  Overlap overlap = {atoi(words[5]), atoi(words[6]), atoi(words[7])};
+  if (overlap.blend < 0) fail("BLEND is %s: give the artifact's blend from bundle.json", words[6]);
+  if (overlap.multiple < 1) fail("MULTIPLE is %s: give the network's size_multiple from bundle.json", words[7]);
+  Model *model = opened(count, words, 8);
+  Image image = read_ppm(words[3]), out = restore(model, &image, overlap, progress);
   write_ppm(words[4], &out);
   return 0;
 }
@@ -97,7 +98,7 @@ int main(int count, char **words) {
   const char *verb = count > 1 ? words[1] : "";
   if (!strcmp(verb, "verify") && count >= 6 && count <= 7) return verify(count, words);
   if (!strcmp(verb, "time") && count >= 5 && count <= 6) return measure(count, words);
-  if (!strcmp(verb, "restore") && count >= 7 && count <= 8) return restore_file(count, words);
+  if (!strcmp(verb, "restore") && count >= 8 && count <= 9) return restore_file(count, words);
   if (!strcmp(verb, "serve") && count >= 3 && count <= 4) return serve(count, words);
   fputs(usage, stderr);
   return 2;

@@ -5,16 +5,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
-try:
-    import numpy as np
-except ImportError as missing:
-    sys.stderr.write("error: {}: pip install numpy (or: apt-get install python3-numpy)\n".format(missing))
-    sys.exit(2)
+import numpy as np
 
 Json = Dict[str, Any]
 HERE = Path(__file__).resolve().parent.parent
@@ -102,7 +97,8 @@ def load_bundle(folder: Path = HERE) -> Json:
     """Read bundle.json."""
     try:
         bundle: Json = json.loads(read_text(folder / "bundle.json"))
-    except ValueError:
+        bundle["artifacts"], bundle["network"]["size_multiple"], bundle["frame"]["height"]
+    except (ValueError, KeyError, TypeError):
         raise DeviceError("bundle.json is missing or damaged: copy the bundle again") from None
     return bundle
 

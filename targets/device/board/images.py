@@ -181,17 +181,20 @@ def _pillow(data: bytes) -> Any:
     try:
         import io
 
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError:
         return None
+    upright = getattr(ImageOps, "exif_transpose", lambda opened: opened)  # new in Pillow 6; OpenCV turns them by itself
     try:
-        return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+        return np.array(upright(Image.open(io.BytesIO(data))).convert("RGB"))
     except OSError:
         return None
 
 
 def _ffmpeg(path: Path) -> Any:
     if not shutil.which("ffmpeg"):
+        if decoder() != "own":
+            raise DeviceError("{} is damaged, or no image".format(path))
         what = "{} cannot be decoded: it is neither PNG nor PPM, and there is no OpenCV, Pillow or ffmpeg (apt-get install python3-opencv)"
         raise DeviceError(what.format(path))
     command = ["ffmpeg", "-v", "error", "-i", str(path), "-frames:v", "1", "-f", "image2pipe", "-c:v", "ppm", "-"]
@@ -201,6 +204,12 @@ def _ffmpeg(path: Path) -> Any:
     return decode_pnm(done.stdout, path)
 
 
+def check_writable(suffix: str) -> None:
+    """Refuse an ending that ``write_image`` cannot write, before there is anything to write."""
+    if suffix not in (".ppm", ".png"):
+        _encode_other(np.zeros((1, 1, 3), np.uint8), suffix)
+
+
 def _encode_other(image: Any, suffix: str) -> bytes:
     try:
         import cv2
@@ -208,5 +217,5 @@ def _encode_other(image: Any, suffix: str) -> bytes:
         raise DeviceError("'{}' cannot be written without OpenCV: name the output .png or .ppm".format(suffix or "no suffix")) from None
     try:
         return bytes(cv2.imencode(suffix, np.ascontiguousarray(image[:, :, ::-1]))[1].tobytes())
-    except cv2.error as e:
-        raise DeviceError("'{}' cannot be written: {}".format(suffix, str(e).strip()[-100:])) from None
+    except cv2.error:
+        raise DeviceError("'{}' cannot be written by OpenCV: name the output .png".format(suffix)) from None

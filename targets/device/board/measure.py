@@ -64,6 +64,7 @@ def _protocol(args: argparse.Namespace, opened: Opened, lq: Any, frame: Any) -> 
         "frame": [height, width],
         "tile": opened.artifact["tile"],
         "halo": opened.artifact["halo"],
+        "blend": opened.artifact.get("blend", 0),
         "decoder": frame and _suffix().lstrip("."),
     }
 

@@ -13,9 +13,17 @@ from board.runtimes import open_runtime
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that run.py and bench.py share."""
     parser.add_argument("--artifact", default="", metavar="NAME", help="artifact of bundle.json (default: the one chosen for this board)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads, 0 = all cores (default: the artifact's)")
+    parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads, 0 = all cores (default: the artifact's)")
     parser.add_argument("--verify", action="store_true", help="prove hashes, board and golden output: PASS or FAIL, exit 0 or 1")
     parser.add_argument("--force-board", action="store_true", help="go on when this is not the board that the bundle is for")
+
+
+def threads(text: str) -> int:
+    """A number of CPU threads."""
+    number = int(text)
+    if not 0 <= number <= 256:
+        raise argparse.ArgumentTypeError("give 1 to 256, or 0 for all cores")
+    return number
 
 
 class Opened:

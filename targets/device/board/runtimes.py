@@ -204,4 +204,10 @@ def open_runtime(artifact: Json, bundle: Json, threads: int) -> Any:
     if artifact["backend"] not in RUNTIMES:
         raise DeviceError("this script cannot run the backend '{}'".format(artifact["backend"]))
     known = RUNTIMES[artifact["backend"]]
-    return known[0 if artifact.get("runner") else -1](artifact, bundle, threads)
+    try:
+        return known[0 if artifact.get("runner") else -1](artifact, bundle, threads)
+    except DeviceError:
+        raise
+    except Exception as e:  # noqa: BLE001 (every runtime has its own, and an old one meets new files)
+        what = "{} cannot be opened by this board's {} ({}): install a newer version of it"
+        raise DeviceError(what.format(artifact["path"], artifact["backend"], str(e).strip().splitlines()[0][:200])) from None

@@ -80,16 +80,21 @@ def parse_probe(text: str) -> Tuple[int, int, float, int]:
 
 
 class VideoWriter:
-    """Writes frames; use it with ``with``: what is there when something fails is removed."""
+    """Writes frames; use it with ``with``: the file appears when it is whole, and an earlier one stays until then.
+
+    An odd last row or column goes: the common formats have none.
+    """
 
     def __init__(self, path: Path, width: int, height: int, rate: float) -> None:
         self.path, self._process, self._writer, self._cv2 = path, None, None, _cv2()  # type: Tuple[Path, Optional[Any], Any, Any]
+        self.part = path.with_name(path.stem + ".part" + path.suffix)
+        self.width, self.height = (max(2, n // 2 * 2) for n in (width, height))
         if shutil.which("ffmpeg"):  # before OpenCV: its H.264 is smaller and plays everywhere
-            source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "{}x{}".format(width, height), "-r", repr(rate), "-i", "-"]
-            command = ["ffmpeg", "-v", "error", "-y", *source, "-pix_fmt", "yuv420p", str(path)]
+            source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "{}x{}".format(self.width, self.height), "-r", repr(rate), "-i", "-"]
+            command = ["ffmpeg", "-v", "error", "-y", *source, "-pix_fmt", "yuv420p", str(self.part)]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
         elif self._cv2 is not None:
-            self._writer = self._cv2.VideoWriter(str(path), self._cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
+            self._writer = self._cv2.VideoWriter(str(self.part), self._cv2.VideoWriter_fourcc(*"mp4v"), rate, (self.width, self.height))
             if not self._writer.isOpened():
                 raise DeviceError("OpenCV cannot write {}: name the output .mp4".format(path))
         else:
@@ -97,6 +102,7 @@ class VideoWriter:
 
     def write(self, image: Any) -> None:
         """Add a frame, uint8 RGB [H, W, 3]."""
+        image = image[: self.height, : self.width]
         if self._process is None:
             self._writer.write(np.ascontiguousarray(image[:, :, ::-1]))
             return
@@ -116,10 +122,12 @@ class VideoWriter:
             self._process.stdin.close()
             failed = self._process.wait() != 0 or failed
         if failed:
-            if self.path.exists():
-                self.path.unlink()
+            if self.part.exists():
+                self.part.unlink()
             if kind is None:
                 raise DeviceError("ffmpeg could not write {}".format(self.path))
+        else:
+            self.part.replace(self.path)
 
 
 def _cv2() -> Any:

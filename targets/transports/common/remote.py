@@ -32,6 +32,12 @@ FINISHED = ("0", "3")
 LATE = "124"
 """Status of a step that was stopped because it took too long, as coreutils' timeout gives it; busybox gives 143, the program's own."""
 
+WAITING = "w"
+"""What a job is that waits for a benchmark which somebody started on the board by hand."""
+
+WORTH_SAYING_S = 2.0
+"""Seconds that such a wait takes before it is said."""
+
 GRACE_S = 10.0
 """Seconds that the board's own timeout gets before the step is killed from here."""
 
@@ -157,7 +163,7 @@ class RemoteJob:
     def left_behind(self) -> bool:
         """Whether a benchmark whose client was lost runs here, or ended and was not fetched: then it is this job's last step."""
         code, alive, digest = self._look(0)[0]
-        self._found = digest.partition(":")[0] == _digest(self.job.steps[-1]) and (alive or code in FINISHED)
+        self._found = digest.partition(":")[0] == _digest(self.job.steps[-1]) and (alive != "0" or code in FINISHED)
         if self._found:
             self.board.say("an earlier connection was lost during this benchmark: taking it up")
         return self._found
@@ -207,17 +213,18 @@ class RemoteJob:
             words = done.err.splitlines()[-1] if done.err else f"status {done.code}"
             raise StageFailed(self.board.name, f"the benchmark cannot be started: {words}", "check the folder on the board")
 
-    def _look(self, known: int) -> tuple[tuple[str, bool, str], bytes]:
+    def _look(self, known: int) -> tuple[tuple[str, str, str], bytes]:
         done = self.board.sh(scripts.POLL, self.folder.path, str(known))
         if done.code:
-            return ("-", False, ""), b""
+            return ("-", "0", ""), b""
         head, _, more = done.out.partition(b"\n")
         code, alive, digest, *_ = [*head.decode("ascii", "replace").split(), "", ""]
-        return (code, alive == "1", digest), more
+        return (code, alive or "0", digest), more
 
     def _follow(self) -> str:
         """Stream the log until the step ends; its status, "-" when it ended without one."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._wait_for_others()
         line, gone, looks, begin = "", 0, 0, time.monotonic()
         while True:
             late = time.monotonic() - begin - self.job.limit_s
@@ -229,11 +236,25 @@ class RemoteJob:
             *whole, line = (line + decoder.decode(more)).split("\n")
             for text in whole:
                 self.board.say(f"  {text}")
-            gone = 0 if alive or code != "-" else gone + 1
+            gone = 0 if alive != "0" or code != "-" else gone + 1
             if code != "-" or gone == 3:
                 return LATE if code == "143" and late > -1 else code
             time.sleep(POLL_S[min(looks // 5, len(POLL_S) - 1)])
             looks += 1
+
+    def _wait_for_others(self) -> None:
+        """Return when the step does not wait any more; raises ToolchainMissing when it waits for too long."""
+        begin, said = time.monotonic(), False
+        while self.board.steady(lambda: self._look(0))[0][1] == WAITING:
+            waited = time.monotonic() - begin
+            if waited > self.job.wait_s:
+                self.board.steady(self.stop)
+                what = f"is still in use by a benchmark that was started there by hand, after {self.job.wait_s:g} s"
+                raise ToolchainMissing(self.board.name, what, "try again later, or wait longer with --wait SECONDS")
+            if waited > WORTH_SAYING_S and not said:
+                self.board.say("waiting in line: a benchmark that was started by hand uses the board")
+                said = True
+            time.sleep(POLL_S[0])
 
     def _judge(self, step: Sequence[str], code: str) -> None:
         if code in FINISHED:

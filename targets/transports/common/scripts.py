@@ -145,7 +145,7 @@ START = (
     + r"""
 cd "$1" || exit 9
 lock=$2; digest=$3; limit=$4; shift 4
-rm -f .bench.rc .bench.pid .bench.tmp
+rm -f .bench.rc .bench.pid .bench.shell .bench.tmp
 echo "$digest" > .bench.job || exit 1
 alone=$(command -v setsid); hand="${TMPDIR:-/tmp}/deblur-bench.lock"
 # runtimes leave files in the home folder: let it be ours, and the user's own packages be found all the same
@@ -157,6 +157,7 @@ export PYTHONUSERBASE="${PYTHONUSERBASE:-$HOME/.local}" PYTHONDONTWRITEBYTECODE=
   echo $! > .bench.pid
   wait $!
   echo $? > .bench.tmp && mv .bench.tmp .bench.rc ) > /dev/null 2>&1 < /dev/null &
+echo $! > .bench.shell
 echo $! > "$lock/job"
 echo started
 """
@@ -168,20 +169,28 @@ POLL = (
     + r"""
 cd "$1" || exit 9
 code=-; [ -f .bench.rc ] && code=$(cat .bench.rc)
-alive=0; pid=$(cat .bench.pid 2>/dev/null); [ -n "$pid" ] && [ -d "/proc/$pid" ] && alive=1
+lives() { [ -n "$1" ] && [ -d "/proc/$1" ] && ! grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null; }
+alive=0; pid=$(cat .bench.pid 2>/dev/null)
+if lives "$(cat .bench.shell 2>/dev/null)"; then alive=1; [ -n "$pid" ] || alive=w; fi
+lives "$pid" && alive=1
 echo "$code" $alive "$(cat .bench.job 2>/dev/null)"
 [ -f .bench.log ] && tail -c "+$(($2 + 1))" .bench.log
 exit 0
 """
 )
-"""Parameters: folder, bytes of the log that are known. Prints ``status alive digest`` ("-": no status yet), then the log's rest."""
+"""Parameters: folder, bytes of the log that are known. Prints ``status alive digest``, then the log's rest.
+
+The status is "-" as long as there is none; alive is 1, 0, or w for a job that waits for a benchmark started by hand.
+"""
 
 STOP = (
     _HEAD
     + r"""
 cd "$1" || exit 0
+[ ! -f .bench.rc ] || exit 0
+[ -f .bench.pid ] || kill -KILL "$(cat .bench.shell 2>/dev/null)" 2>/dev/null
 pid=$(cat .bench.pid 2>/dev/null)
-[ -n "$pid" ] && [ ! -f .bench.rc ] || exit 0
+[ -n "$pid" ] || exit 0
 kill -TERM "$pid" 2>/dev/null
 n=0; while [ -d "/proc/$pid" ] && [ $n -lt 5 ]; do sleep 1; n=$((n + 1)); done
 kill -KILL "-$pid" 2>/dev/null
@@ -206,7 +215,7 @@ FORGET = (
     + r"""
 cd "$1" || exit 0
 shift
-rm -f .bench.rc .bench.pid .bench.log .bench.job .bench.tmp
+rm -f .bench.rc .bench.pid .bench.shell .bench.log .bench.job .bench.tmp
 for name in "$@"; do rm -f "./$name"; done
 exit 0
 """
