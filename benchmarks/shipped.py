@@ -32,7 +32,6 @@ from eval.payoff import ModelFile
 from eval.session import Session, load_backend, open_session
 from models import checkpoint
 from models.export import export_onnx
-from models.spec import size_multiple
 from pipeline.target import load_target
 from targets.estimator import estimate
 

@@ -33,7 +33,7 @@ def _lines(facts: BundleFacts) -> Iterator[str]:
     yield f"Also in here, by `--artifact NAME`: {others or 'nothing'}. `bundle.json` says where all of it comes from."
     yield "Python 3.6 or later with numpy; PNG and PPM need nothing more, JPEG and videos OpenCV or ffmpeg."
     if chosen.runner:
-        yield f"Without Python: `{chosen.runner}` alone (it lists its commands; glibc 2.31 or later)."
+        yield f"Without Python: `{chosen.runner} --verify`, then `--bench`, which writes the same `result.json`; it lists its commands."
 
 
 def _steps(facts: BundleFacts, chosen: BundleArtifact) -> Iterator[str]:

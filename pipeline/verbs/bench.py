@@ -64,7 +64,7 @@ def bench(
     flags = ["--seconds", f"{seconds:g}", *(["--count", str(count)] if count else []), *(["--threads", str(threads)] if threads else [])]
     flags += ["--set-clocks"] if set_clocks else []
     check = _board_check(opened, target, on, way.function_only, say)
-    asked = {"limit_s": limit, "wait_s": wait, "seconds": seconds, "keep": keep, "check": check}
+    asked = {"limit_s": limit, "wait_s": wait, "seconds": seconds, "keep": keep, "check": check, "named": bool(artifact)}
     job = _job(opened, artifact, flags, asked)
     fetched = way.bench(job, lambda files: _salvage(files, out, say))
     tree = _result(fetched, way, job.sha256)

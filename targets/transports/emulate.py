@@ -20,7 +20,7 @@ class Emulate(ShellTransport):
 
     scheme = "emulate"
     form = "emulate:cpu"
-    tools = ()
+    brings_python = True
     function_only = True
 
     def __init__(self, rest: str, say: Callable[[str], None]) -> None:

@@ -17,8 +17,8 @@ class Local(ShellTransport):
 
     scheme = "local"
     form = "local"
-    tools = ()
     python = sys.executable
+    brings_python = True
 
     def __init__(self, rest: str, say: Callable[[str], None]) -> None:
         if rest:

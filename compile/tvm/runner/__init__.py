@@ -1,4 +1,8 @@
-"""The native runner that goes into a bundle beside TVM's artifacts: C, no Python and no TVM on the board."""
+"""The native runner that goes into a bundle beside TVM's artifacts: C, no Python and no TVM on the board.
+
+One static program for Linux and Android alike: it brings its C library (musl) and loads the artifact itself, because a static program
+has no loader of shared libraries and Android's C library is not here to build for.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,7 @@ from typing import Any
 
 from pipeline.errors import StageFailed
 
-GLIBC = "2.31"
-"""The oldest C library that the runner starts on: JetPack 5 and Debian 11."""
-
-SOURCES = ("main.c", "tiles.c", "files.c", "vm.c", "bytecode.c", "support.c")
+SOURCES = tuple(sorted(p.name for p in Path(__file__).parent.glob("*.c")))
 
 
 def write_runner(facts: Mapping[str, Any], folder: Path) -> str:
@@ -24,20 +25,18 @@ def write_runner(facts: Mapping[str, Any], folder: Path) -> str:
         folder: the bundle's; the program goes to ``runner/<machine>/``.
 
     Returns:
-        Its path relative to the folder; empty for Android, whose C library the compiler has not: there TVM's own runtime runs it.
+        Its path relative to the folder; the same program runs artifacts for Linux and for Android.
 
     Raises:
         StageFailed: the compiler refuses.
 
     """
-    parts = str(facts["mtriple"]).split("-")
-    if parts[-1] != "gnu":
-        return ""
-    relative = f"runner/{parts[0]}/deblur-runner"
+    machine = str(facts["mtriple"]).partition("-")[0]
+    relative = f"runner/{machine}/deblur-runner"
     out = folder / relative
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
-        build_runner(out, parts[0])
+        build_runner(out, machine)
     return relative
 
 
@@ -53,9 +52,9 @@ def build_runner(out: Path, machine: str) -> None:
 
     """
     here = Path(__file__).parent
-    flags = ["-target", f"{machine}-linux-gnu.{GLIBC}", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-s", "-rdynamic"]
+    flags = ["-target", f"{machine}-linux-musl", "-static", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-s"]
     sources = [str(here / name) for name in SOURCES]
-    command = [sys.executable, "-m", "ziglang", "cc", *flags, "-o", str(out), *sources, "-lm", "-lpthread", "-ldl"]
+    command = [sys.executable, "-m", "ziglang", "cc", *flags, "-o", str(out), *sources, "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise StageFailed("compile.tvm", f"the native runner was not built: {done.stderr.strip()[-400:]}", 'pip install -e ".[tvm]"')

@@ -1,6 +1,5 @@
 #include "bytecode.h"
 
-#include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -121,8 +120,8 @@ static void read_functions(Program *program, Reader *reader) {
   }
 }
 
-static Reader opened(void *library, const char *path) {
-  const uint8_t *blob = dlsym(library, "__tvm_ffi__library_bin");
+static Reader opened(const Library *library, const char *path) {
+  const uint8_t *blob = library_symbol(library, "__tvm_ffi__library_bin");
   if (!blob) fail("%s is no library that TVM made", path);
   uint64_t size;
   memcpy(&size, blob, 8);
@@ -138,7 +137,7 @@ static Reader opened(void *library, const char *path) {
   return reader;
 }
 
-Program program_read(void *library, const char *path) {
+Program program_read(const Library *library, const char *path) {
   Program program = {0};
   Reader reader = opened(library, path);
   read_functions(&program, &reader);

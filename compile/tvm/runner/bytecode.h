@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "library.h"
+
 enum { ANY_INT = 1, ANY_FLOAT = 3, ANY_DTYPE = 5, ANY_TENSOR_POINTER = 7, ANY_STRING = 65, ANY_SHAPE = 69, ANY_TENSOR = 70, STORAGE = -2 };
 
 typedef struct {
@@ -42,7 +44,7 @@ typedef struct {
 } Program;
 
 /* Reads the bytecode of an open library; ends the process in words when it is damaged or of another form. */
-Program program_read(void *library, const char *path);
+Program program_read(const Library *library, const char *path);
 
 Tensor *tensor(Dtype dtype, int64_t dimensions, int64_t *shape);
 uint64_t bytes_of(Dtype dtype, const Shape *shape);

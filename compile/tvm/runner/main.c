@@ -3,22 +3,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "bench.h"
+#include "bundle.h"
 #include "tiles.h"
 
 static const char *usage =
-    "usage: deblur-runner verify  MODEL.so INPUT.npy EXPECTED.npy DECIBEL [THREADS]   PASS or FAIL, exit 0 or 1\n"
+    "usage: deblur-runner --verify [OPTIONS]    prove its bundle: hashes, board, golden output: PASS or FAIL, exit 0 or 1\n"
+    "       deblur-runner --bench  [OPTIONS]    the same, then time it: result.json as bench.py writes it, exit 3 when unstable\n"
+    "       options: --artifact NAME --seconds S --count N --frames N --warmup S --threads N --wait S --out FILE --force-board\n"
+    "                --root DIR (folder that stands for / when the board is read)\n"
+    "       deblur-runner verify  MODEL.so INPUT.npy EXPECTED.npy DECIBEL [THREADS]   PASS or FAIL, exit 0 or 1\n"
     "       deblur-runner time    MODEL.so SECONDS COUNT [THREADS]                    least time and least number of runs\n"
     "       deblur-runner restore MODEL.so IN.ppm OUT.ppm HALO BLEND MULTIPLE [THREADS]   halo, blend, size_multiple: see bundle.json\n"
     "       deblur-runner serve   MODEL.so [THREADS]                                  float32 images from stdin to stdout\n";
-
-static double now_ms(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
-}
 
 static Model *opened(int count, char **words, int threads_at) {
   Model *model = model_open(words[2]);
@@ -32,12 +31,11 @@ static Model *opened(int count, char **words, int threads_at) {
 static size_t values_of(const Model *model) { return (size_t)3 * (size_t)model_height(model) * (size_t)model_width(model); }
 
 static int verify(int count, char **words) {
-  double least = strtod(words[5], NULL), sum = 0;
+  double least = strtod(words[5], NULL);
   Model *model = opened(count, words, 6);
   size_t values = values_of(model);
   const float *want = read_npy(words[4], values), *got = model_run(model, read_npy(words[3], values));
-  for (size_t k = 0; k < values; k++) sum += ((double)got[k] - want[k]) * ((double)got[k] - want[k]);
-  double psnr = sum == 0 ? INFINITY : -10 * log10(sum / (double)values);
+  double psnr = psnr_of(got, want, values);
   int good = psnr >= least; /* NaN fails */
   printf("%s %s: output %.1f dB from the golden one (at least %g)\n", good ? "PASS" : "FAIL", words[2], psnr, least);
   return !good;
@@ -45,7 +43,7 @@ static int verify(int count, char **words) {
 
 static int ascending(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
 
-static int measure(int count, char **words) {
+static int time_it(int count, char **words) {
   double least_ms = strtod(words[3], NULL) * 1e3, total = 0, *times = NULL;
   long least = strtol(words[4], NULL, 10), done = 0, room = 0;
   Model *model = opened(count, words, 5);
@@ -96,8 +94,9 @@ static int serve(int count, char **words) {
 
 int main(int count, char **words) {
   const char *verb = count > 1 ? words[1] : "";
+  if (!strcmp(verb, "--verify") || !strcmp(verb, "--bench")) return bench(count, words);
   if (!strcmp(verb, "verify") && count >= 6 && count <= 7) return verify(count, words);
-  if (!strcmp(verb, "time") && count >= 5 && count <= 6) return measure(count, words);
+  if (!strcmp(verb, "time") && count >= 5 && count <= 6) return time_it(count, words);
   if (!strcmp(verb, "restore") && count >= 8 && count <= 9) return restore_file(count, words);
   if (!strcmp(verb, "serve") && count >= 3 && count <= 4) return serve(count, words);
   fputs(usage, stderr);

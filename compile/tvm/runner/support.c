@@ -10,6 +10,8 @@
 #include "vm.h"
 
 #define ALIGNMENT 64
+#define STACK (8u << 20) /* kernels keep tiles on the stack, as on the main thread */
+#define PIECES 64
 #define SPINS 4000 /* the next kernel usually follows at once: sleeping in between would cost more than it */
 
 static struct {
@@ -23,15 +25,19 @@ static struct {
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .go = PTHREAD_COND_INITIALIZER, .threads = 1};
 
 static char error_text[400];
+static const char *failing; /* what a failure is the answer about, NULL: it is an error */
+
+void fail_as(const char *what) { failing = what; }
 
 void fail(const char *format, ...) {
+  FILE *file = failing ? stdout : stderr;
   va_list arguments;
   va_start(arguments, format);
-  fprintf(stderr, "error: ");
-  vfprintf(stderr, format, arguments);
-  fprintf(stderr, "\n");
+  fprintf(file, failing ? "FAIL %s: " : "error: ", failing);
+  vfprintf(file, format, arguments);
+  fprintf(file, "\n");
   va_end(arguments);
-  exit(2);
+  exit(failing ? 1 : 2);
 }
 
 void *aligned(size_t bytes) {
@@ -67,9 +73,12 @@ static void *worker(void *argument) {
 }
 
 void pool_start(int threads) {
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, STACK);
   for (int k = 1; k < threads; k++) {
     pthread_t thread;
-    if (pthread_create(&thread, NULL, worker, (void *)(long)k)) fail("cannot start thread %d of %d", k + 1, threads);
+    if (pthread_create(&thread, &attributes, worker, (void *)(long)k)) fail("cannot start thread %d of %d", k + 1, threads);
   }
   pool.threads = threads;
 }
@@ -93,14 +102,51 @@ int TVMBackendParallelLaunch(ParallelLambda lambda, void *data, int tasks) {
   return atomic_load(&pool.failed) ? -1 : 0;
 }
 
+/* Scratch memory is kept for the next run: a fresh piece costs the kernel's zeroing of every page, each time. */
+static struct {
+  pthread_mutex_t lock;
+  struct {
+    void *pointer;
+    size_t bytes;
+    int used;
+  } piece[PIECES];
+} scratch = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
 void *TVMBackendAllocWorkspace(int device_type, int device_id, unsigned long bytes, int code, int bits) {
   (void)device_type, (void)device_id, (void)code, (void)bits;
-  return aligned(bytes);
+  int fits = -1, room = -1;
+  pthread_mutex_lock(&scratch.lock);
+  for (int k = 0; k < PIECES; k++) {
+    if (scratch.piece[k].used) continue;
+    if (!scratch.piece[k].pointer || scratch.piece[k].bytes < bytes) room = k;
+    else if (fits < 0 || scratch.piece[k].bytes < scratch.piece[fits].bytes) fits = k;
+  }
+  void *found = NULL;
+  if (fits < 0 && room >= 0) {
+    free(scratch.piece[room].pointer);
+    scratch.piece[room].pointer = aligned(bytes);
+    scratch.piece[room].bytes = bytes;
+    fits = room;
+  }
+  if (fits >= 0) {
+    scratch.piece[fits].used = 1;
+    found = scratch.piece[fits].pointer;
+  }
+  pthread_mutex_unlock(&scratch.lock);
+  return found ? found : aligned(bytes);
 }
 
 int TVMBackendFreeWorkspace(int device_type, int device_id, void *pointer) {
   (void)device_type, (void)device_id;
-  free(pointer);
+  int kept = 0;
+  pthread_mutex_lock(&scratch.lock);
+  for (int k = 0; k < PIECES; k++) {
+    if (!pointer || scratch.piece[k].pointer != pointer) continue;
+    scratch.piece[k].used = 0;
+    kept = 1;
+  }
+  pthread_mutex_unlock(&scratch.lock);
+  if (!kept) free(pointer);
   return 0;
 }
 

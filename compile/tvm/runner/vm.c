@@ -1,12 +1,12 @@
 #include "vm.h"
 
-#include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bytecode.h"
+#include "library.h"
 
 enum { REGISTER = 0, IMMEDIATE = 1, CONSTANT = 2 };
 enum { CALL = 1, RETURN = 2, MOST_ARGUMENTS = 64 };
@@ -21,7 +21,7 @@ typedef struct {
 } Step;
 
 struct Model {
-  void *library;
+  Library *library;
   Program program;
   int64_t steps;
   Any *value;
@@ -45,7 +45,7 @@ static Shape *shape_of(Any any) {
 static void add_step(Model *model, const char *name, const Any *arguments, int count) {
   char symbol[300];
   snprintf(symbol, sizeof symbol, "__tvm_ffi_%s", name);
-  Kernel kernel = (Kernel)dlsym(model->library, symbol);
+  Kernel kernel = (Kernel)library_symbol(model->library, symbol);
   if (!kernel) fail("the library calls '%s', which this runner has not: run it with TVM", name);
   Any *copy = aligned((size_t)count * sizeof *copy);
   memcpy(copy, arguments, (size_t)count * sizeof *copy);
@@ -120,15 +120,14 @@ static void plan(Model *model) {
   }
 }
 
-static void set_context(void *library, const char *name, void *function) {
-  void **slot = dlsym(library, name);
+static void set_context(const Library *library, const char *name, void *function) {
+  void **slot = library_symbol(library, name);
   if (slot) *slot = function;
 }
 
 Model *model_open(const char *path) {
   Model *model = calloc(1, sizeof *model);
-  model->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  if (!model->library) fail("%s", dlerror());
+  model->library = library_open(path);
   set_context(model->library, "__TVMBackendParallelLaunch", (void *)TVMBackendParallelLaunch);
   set_context(model->library, "__TVMBackendAllocWorkspace", (void *)TVMBackendAllocWorkspace);
   set_context(model->library, "__TVMBackendFreeWorkspace", (void *)TVMBackendFreeWorkspace);

@@ -19,6 +19,9 @@ const float *model_run(Model *model, const float *input);
 /* Sets the number of CPU threads of every later run; call it once, before the first. */
 void pool_start(int threads);
 
+/* From now on a failure is the answer to a question about ``what``: "FAIL what: ..." on the standard output and status 1. */
+void fail_as(const char *what);
+
 /* Ends the process with "error: ..." and status 2. */
 void fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 

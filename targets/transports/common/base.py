@@ -48,6 +48,7 @@ class Job:
     keep     leave the bundle on the board
     fetch    files that come back, the result first; the rest only where the board wrote them
     check    called with the board's identity before anything is sent; raises when it is the wrong board
+    named    the artifact was asked for by its name: no other may take its place
     """
 
     bundle: Path
@@ -62,6 +63,7 @@ class Job:
     keep: bool
     fetch: tuple[str, ...]
     check: Callable[[Identity], None]
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)

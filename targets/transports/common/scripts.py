@@ -31,11 +31,14 @@ if command -v getprop >/dev/null 2>&1; then
 fi
 say features "$(sed -n -e 's/^Features[^:]*: *//p' -e 's/^flags[^:]*: *//p' /proc/cpuinfo 2>/dev/null | head -n 1)"
 missing=
-for tool in timeout sha256sum tail head wc df "$@"; do command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"; done
+for tool in timeout sha256sum tail head wc df; do command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"; done
 say missing "$missing"
+[ -n "$1" ] || exit 0
+command -v "$1" >/dev/null 2>&1 || { say lacks "$1"; exit 0; }
+"$1" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("numpy"))' >/dev/null 2>&1 || say lacks numpy
 """
 )
-"""Parameters: further tools that must be there. Prints ``key=value`` lines."""
+"""Parameter: the Python to look for, "" for none. Prints ``key=value`` lines."""
 
 LOCK = (
     _HEAD

@@ -14,6 +14,7 @@ from typing import TypeVar
 from pipeline.errors import StageFailed, ToolchainMissing
 from targets.transports.common import scripts
 from targets.transports.common.base import BundleFile, DroppedError, Fetched, Identity, Job, Transport
+from targets.transports.common.choice import fitted
 from targets.transports.common.line import Line
 from targets.transports.common.process import Done, run
 from targets.transports.common.remote import Folder, RemoteJob
@@ -33,8 +34,8 @@ class ShellTransport(Transport):
     where bundles lie (``_base``).
     """
 
-    tools: tuple[str, ...] = ("python3",)
     python: str = "python3"
+    brings_python: bool = False
 
     @abstractmethod
     def _command(self, argv: Sequence[str]) -> list[str]:
@@ -146,6 +147,7 @@ class ShellTransport(Transport):
                 raise ToolchainMissing(self.name, f"cannot be reached ({e})", "check that the board is on and the address is right") from e
             identity = self.steady(self.identity)
             job.check(identity)
+            job = fitted(self.name, job, identity, self.say)
             with Line(self, self.lock_path(identity), job.wait_s) as line:
                 return self._in_line(job, identity, line, salvage)
         finally:
@@ -183,14 +185,14 @@ class ShellTransport(Transport):
             self.say(f"could not clean {folder.path} on {self.name} ({e.what}); the next bench of this bundle takes it up")
 
     def identity(self) -> Identity:
-        """What the board says it is.
+        """What the board says it is; "lacks" names python3 or numpy where it has not got them.
 
         Raises:
             DroppedError: the connection is lost.
             ToolchainMissing: it lacks a tool that a benchmark needs.
 
         """
-        lines = self.checked(scripts.IDENTITY, *self.tools).splitlines()
+        lines = self.checked(scripts.IDENTITY, "" if self.brings_python else self.python).splitlines()
         known = {key: value.strip() for key, found, value in (line.partition("=") for line in lines) if found}
         known["l4t"] = _l4t(known.pop("l4t", ""))
         missing = known.pop("missing", "")
