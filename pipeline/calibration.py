@@ -4,6 +4,7 @@
 
     <workspace>/calibration/<target>.json              a board's, as ``bench --calibrate`` recorded it
     <workspace>/calibration/host-<fingerprint>.json    this machine's; another machine does not find it
+    <workspace>/calibration/predictions.jsonl          estimates, and what was measured later, as ``ingest`` brought it
 
 Estimates with it stay estimates (evidence ``estimated``).
 """
@@ -11,8 +12,10 @@ Estimates with it stay estimates (evidence ``estimated``).
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +26,9 @@ from pipeline.machine import machine_facts
 from pipeline.store import write_atomic
 from pipeline.target import Calibration, Target
 
+PREDICTIONS = "predictions.jsonl"
+"""Beside the calibrations: each estimate with the measurement that came after it (``targets.predictions``)."""
+
 
 class Recorded(BaseModel):
     """One backend in one precision: the fit, and the timed networks behind it."""
@@ -32,6 +38,8 @@ class Recorded(BaseModel):
     runs_on: Literal["cpu", "gpu"]
     calibration: Calibration
     rows: tuple[dict[str, Any], ...] = Field(default=(), description="as targets.calibration writes them")
+    when: str = Field(default="", description="time of the measurement, UTC, as 2026-03-02T10:00:00Z; empty: not noted")
+    board: str = Field(default="", description="what was measured, in words")
 
 
 class CalibrationFile(BaseModel):
@@ -55,6 +63,12 @@ def calibration_path(workspace: Path, target: Target) -> Path:
     """Where the calibration of a target is kept."""
     name = f"host-{fingerprint()}" if target.is_host else target.name
     return workspace / "calibration" / f"{name}.json"
+
+
+def workspace_of_run(run: Path, otherwise: Path) -> Path:
+    """The workspace that a run's folder lies in; ``otherwise`` where it lies in none."""
+    runs = run.resolve().parent
+    return runs.parent if runs.name == "runs" else otherwise
 
 
 def record(workspace: Path, target: Target, recorded: Sequence[Recorded], machine: dict[str, Any] | None = None) -> Path:
@@ -113,6 +127,52 @@ def refined(target: Target, workspace: Path) -> Target:
         old = rates[r.runs_on]
         rates[r.runs_on] = old.model_copy(update={"calibrations": (*old.calibrations, r.calibration)})
     return target.model_copy(update={"rates": rates})
+
+
+def described(recorded: Recorded) -> str:
+    """One fit in words: of what, from how much, how good, how old."""
+    c = recorded.calibration
+    threads = f" {c.threads} thread{'s' * (c.threads != 1)}" if recorded.runs_on == "cpu" else ""
+    parts = [
+        f"{c.backend} {c.precision} on the {recorded.runs_on}{threads}: {c.networks} microbenchmarks",
+        *([f"on {recorded.board}"] if recorded.board else []),
+        f"left-out error {c.error:.0%}",
+        age(recorded.when),
+    ]
+    return ", ".join(parts)
+
+
+def learned(target: Target, workspace: Path) -> Iterator[str]:
+    """Lines on what was learned of a target's speed: each calibration with its age, its file, and how far estimates were off since.
+
+    Raises:
+        UsageError: a damaged file.
+
+    """
+    path = calibration_path(workspace, target)
+    if path.exists():
+        yield from (described(r) for r in read(path).recorded)
+        yield str(path)
+    predictions = importlib.import_module("targets.predictions")
+    yield from predictions.summary(p for p in predictions.read(workspace / "calibration" / PREDICTIONS) if p.target == target.name)
+
+
+def age(when: str, now: datetime | None = None) -> str:
+    """How long ago a time (UTC, as in ``Recorded.when``) was, in words.
+
+    Args:
+        when: the time; empty where it was not noted.
+        now: by default the present.
+
+    """
+    try:
+        then = datetime.fromisoformat(when)
+    except ValueError:
+        return "of unknown age"
+    seconds = ((now or datetime.now(UTC)) - then).total_seconds()
+    unit, size = next(((u, n) for u, n in (("day", 86400), ("hour", 3600), ("minute", 60)) if seconds >= n), ("minute", 60))
+    count = max(0, int(seconds // size))
+    return f"{count} {unit}{'s' * (count != 1)} old"
 
 
 def _key(r: Recorded) -> tuple[object, ...]:

@@ -184,6 +184,8 @@ def learned(
     count: int,
     runs_on: Literal["cpu", "gpu"] = "cpu",
     machine: str = "",
+    when: str = "",
+    board: str = "",
 ) -> Recorded:
     """A calibration with the times behind it, as ``pipeline.calibration.record`` keeps it.
 
@@ -197,6 +199,8 @@ def learned(
         count: runs behind each time.
         runs_on: the processor.
         machine: fingerprint of the machine that was measured.
+        when: time of the measurement, UTC.
+        board: what was measured, in words.
 
     Raises:
         StageFailed: too few networks, a time that is none, or a processor that the target states no rates for.
@@ -207,4 +211,4 @@ def learned(
         raise StageFailed(f"target {target.name}", f"states no rates for its {runs_on}", "add them to the target file")
     rows = rows_of(layers, ms, count)
     made = fit(rows, rates, backend=backend, precision=precision, threads=threads, machine=machine)
-    return Recorded(runs_on=runs_on, calibration=made, rows=tuple(row.to_json() for row in rows))
+    return Recorded(runs_on=runs_on, calibration=made, rows=tuple(row.to_json() for row in rows), when=when, board=board)

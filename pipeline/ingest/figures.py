@@ -38,7 +38,7 @@ def measurements(result: DeviceResult, target: Target, replayed: bool) -> list[M
 
 def _timings(result: DeviceResult, target: Target, common: dict[str, Any]) -> Iterator[Measurement]:
     frame = (target.frame.height, target.frame.width)
-    kernel = _size(result.kernel, result.protocol.input) if result.kernel else None
+    kernel = kernel_size(result)
     whole = _size(result.frame, result.protocol.frame) if result.frame else None
     covers = kernel is not None and kernel[0] >= frame[0] and kernel[1] >= frame[1]
     label = f"{target.frame.width}x{target.frame.height}"
@@ -50,6 +50,11 @@ def _timings(result: DeviceResult, target: Target, common: dict[str, Any]) -> It
         yield from _rows("tile_latency", result.kernel, {**common, "frame": f"{kernel[1]}x{kernel[0]}"})
     if result.frame and whole:
         yield from _rows("frame_latency", result.frame, {**common, "frame": f"{whole[1]}x{whole[0]}"})
+
+
+def kernel_size(result: DeviceResult) -> tuple[int, int] | None:
+    """Height and width in pixels of what one run of the network takes; None where it was not timed alone, or it is not said."""
+    return _size(result.kernel, result.protocol.input) if result.kernel else None
 
 
 def _size(timing: Timing, stated: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -6,6 +6,7 @@
     device.json    what the board said of itself: the facts that the target recognises it by
     times.json     trtexec --exportTimes
     output.json    trtexec --exportOutput for the golden input
+    profile.json   trtexec --exportProfile, where the estimate's error by kind of operator is wanted too
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def read_replay(folder: Path, bundle: Any, bundle_sha256: str, name: str = "") -
         "golden": {"psnr": psnr if math.isfinite(psnr) else None, "identical": psnr == math.inf},
         "device": device,
         "kernel": {**timing, "height": height, "width": width},
+        "layers": _profile(folder / "profile.json"),
         "stable": timing["cv"] <= STABLE_CV,
         "unstable_reason": f"the recorded times vary by {100 * timing['cv']:.0f} %, at most {100 * STABLE_CV:.0f} %",
         "started": str(device.get("recorded", "")) if isinstance(device, dict) else "",
@@ -71,6 +73,21 @@ def _timing(path: Path, hint: str) -> dict[str, Any]:
     p50, p90, p99 = (float(v) for v in np.percentile(times, (50, 90, 99)))
     cv = 1.4826 * float(np.median(np.abs(times - p50))) / p50
     return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "cv": cv, "count": len(rows), "times_ms": times.tolist()}
+
+
+def _profile(path: Path) -> dict[str, Any] | None:
+    """Layers of trtexec's export, whose first entry is {"count": runs}; None where there is no such file."""
+    if not path.exists():
+        return None
+    rows = read_json(path, "")
+    try:
+        found = [{"name": str(r["name"]), "ms": float(r["averageMs"])} for r in rows if "name" in r]
+        runs = next(int(r["count"]) for r in rows if "count" in r)
+    except (KeyError, TypeError, ValueError, StopIteration):
+        raise UsageError(
+            str(path), "is not what trtexec --exportProfile writes: a count and layers with averageMs", "record it again"
+        ) from None
+    return {"runs": runs, "rows": found}
 
 
 def _positive(value: object) -> bool:

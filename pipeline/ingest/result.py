@@ -55,6 +55,20 @@ class Samples(_Model):
     peak_rss_mb: float | None = None
 
 
+class LayerTime(_Model):
+    """Milliseconds of one layer in one run, under the name that the runtime gives it."""
+
+    name: str
+    ms: float = Field(ge=0, allow_inf_nan=False)
+
+
+class Layers(_Model):
+    """The runtime's own profile: layers in the order of execution, means over ``runs`` runs."""
+
+    runs: int = Field(ge=1)
+    rows: tuple[LayerTime, ...] = Field(min_length=1)
+
+
 class Way(_Model):
     """How the result was obtained; ``function_only``: not on the board."""
 
@@ -76,6 +90,7 @@ class DeviceResult(_Model):
     protocol: Protocol = Protocol()
     kernel: Timing | None = None
     frame: Timing | None = None
+    layers: Layers | None = None
     samples: Samples | None = None
     stable: bool
     unstable_reason: str = ""

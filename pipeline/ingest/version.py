@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,18 @@ from pipeline.store import write_atomic
 
 FORMS = ("json", "md", "html")
 RESULTS = "ingested"
+
+
+@contextlib.contextmanager
+def held(run: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a run's report: from reading it to writing its next version nobody else does. The lock goes with the process."""
+    with (run / ".ingest.lock").open("w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another ingest writes the report of {run.name}: waiting for it")
+            fcntl.flock(f, fcntl.LOCK_EX)
+        yield
 
 
 def keep_result(run: Path, content: bytes, sha256: str) -> str:

@@ -24,7 +24,13 @@ goes on when the connection does not; whoever comes second to a board waits in l
 
 Example: python -m pipeline bench .pipeline/runs/latest --on ssh://nvidia@xavier --ingest latest
 
+With --calibrate, small networks of one kind of operator each are timed there instead, by the runtime and in the precision of the bundle's
+artifact; what they teach is kept in the workspace, and estimates for this target use it from then on. --seconds and --count are then of
+all networks together and of each. Where engines are built on the board, that takes many minutes: --limit is for each step.
+
 Example: python -m pipeline bench path/to/bundle --on local --seconds 5
+
+Example: python -m pipeline bench .pipeline/runs/latest --on ssh://nvidia@xavier --calibrate
 """
 
 BundleArg = Annotated[Path, typer.Argument(help="a bundle, or the folder of a run that made one", metavar="BUNDLE")]
@@ -49,6 +55,7 @@ def bench(
     set_clocks: Annotated[bool, typer.Option("--set-clocks", help="set the board's power mode and clocks first")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="leave the bundle on the board, for the next time")] = False,
     out: Annotated[Path, typer.Option("--out", help="file for the result", metavar="FILE")] = Path("result.json"),
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="teach the estimator this board instead: see above")] = False,
     ingest: Annotated[str | None, typer.Option("--ingest", help="take the result into this run at once", metavar="RUN")] = None,
     target: TargetOpt = None,
     workspace: Annotated[Path, typer.Option("--workspace", help="where runs are looked up by name", metavar="DIR")] = Path(".pipeline"),
@@ -61,6 +68,12 @@ def bench(
     transports = importlib.import_module("targets.transports")
     opened = importlib.import_module("eval.bundle").Bundle.open(bundle / "bundle" if (bundle / "bundle").is_dir() else bundle)
     way = transports.open_transport(on, say)
+    if calibrate:
+        _refuse_ingest(ingest)
+        asked: dict[str, Any] = {"bundle": opened, "artifact": opened.artifact(artifact), "target": _bare(bundle, opened, target)}
+        asked |= {"workspace": _workspace(bundle, workspace), "threads": threads, "seconds": seconds, "count": count}
+        _calibrate({**asked, "set_clocks": set_clocks, "limit_s": limit, "wait_s": wait, "keep": keep}, way, say, as_json)
+        return
     flags = ["--seconds", f"{seconds:g}", *(["--count", str(count)] if count else []), *(["--threads", str(threads)] if threads else [])]
     flags += ["--set-clocks"] if set_clocks else []
     check = _board_check(opened, target, on, way.function_only, say)
@@ -77,6 +90,39 @@ def bench(
         )
     if ingest is not None:
         importlib.import_module("pipeline.verbs.ingest").ingest(ingest, out, target=target, workspace=workspace)
+
+
+def _refuse_ingest(run: str | None) -> None:
+    if run is not None:
+        raise UsageError(f"--ingest {run}", "takes a benchmark's result, and --calibrate makes none", "leave one of them out")
+
+
+def _calibrate(asked: Mapping[str, Any], way: Any, say: Callable[[str], None], as_json: bool) -> None:
+    from pipeline.calibrate import TABLE, Ask, calibrate
+
+    made = calibrate(Ask(**asked), way, say, lambda files: _salvage(files, Path(TABLE), say))
+    if as_json:
+        print(json.dumps(made.model_dump(mode="json"), indent=1))
+
+
+def _workspace(given: Path, otherwise: Path) -> Path:
+    from pipeline.calibration import workspace_of_run
+
+    return workspace_of_run(given, otherwise)
+
+
+def _bare(given: Path, bundle: Any, name: str | None) -> Target:
+    """The target without what was learned of it: as named, as the run kept it, or the shipped one."""
+    kept = given / "target.resolved.yaml"
+    if name is None and kept.is_file():
+        from pipeline.target import Target
+        from pipeline.yamlfile import load_yaml, validate
+
+        found = validate(Target, load_yaml(kept), str(kept))
+    else:
+        found = _target(bundle, name)
+    rates = {k: r.model_copy(update={"calibrations": ()}) for k, r in found.rates.items()}
+    return found.model_copy(update={"rates": rates})
 
 
 def _job(bundle: Any, name: str, flags: list[str], asked: Mapping[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 _HELP = """Take a board's result into a run, and judge its gates again with evidence 'target'.
 
 The result counts only if it is of the run's bundle, from the target's board, with the golden output, steadily timed. The report is
-written anew with the estimate, the measurement and the error of the estimate; the version before stays beside it. Exit 0 when every
+written anew with the estimate, the measurement and the error of the estimate, by kind of operator where the board told its layers apart;
+the version before stays beside it, and the prediction in calibration/predictions.jsonl of the workspace. Exit 0 when every
 gate passed, 3 when one failed, 4 when one is unproven.
 
 With --replay, outputs recorded earlier (trtexec's exports, or a result.json) are judged instead: every number then says "replayed",
@@ -52,6 +54,7 @@ def ingest(
     """Take a board's result into a run."""
     from pipeline.ingest.replay import read_replay
     from pipeline.ingest.result import read_result
+    from pipeline.ingest.version import held
     from pipeline.runs import find_run
 
     if (result is None) == (replay is None):
@@ -67,7 +70,8 @@ def ingest(
     from pipeline.ingest.check import check_result
 
     check_result(where, read, bundle, sha256, board)
-    _take_in(folder, read, result, bundle, board, as_json)
+    with held(folder, lambda line: print(line, file=sys.stderr, flush=True)):
+        _take_in(folder, read, result, bundle, board, as_json)
 
 
 def run_target(folder: Path, given: str | None) -> Target:
@@ -103,11 +107,16 @@ def _take_in(folder: Path, read: DeviceResult, path: Path | None, bundle: Any, t
     from pipeline.config import load_pipeline
     from pipeline.contract import Evidence
     from pipeline.ingest.figures import measurements
+    from pipeline.ingest.forecast import forecast, keep
     from pipeline.ingest.judge import Judgement, beside, judged, unmet_gate
     from pipeline.runs import read_json, read_report
 
     report = read_report(folder)
     rows = measurements(read, target, replayed=path is None)
+    content = path.read_bytes() if path is not None else None
+    sha256 = hashlib.sha256(content or b"").hexdigest()
+    guess = forecast(read, bundle, target, f"{read.bundle_sha256[:16]}:{sha256[:16]}", replayed=path is None)
+    rows += guess.rows if guess is not None else ()
     options = read_json(folder / "run.json", "the run's folder is not complete").get("options") or {}
     required = Evidence.TARGET if options.get("required") == "target" else None
     if read.artifact == bundle.facts.chosen:
@@ -116,10 +125,12 @@ def _take_in(folder: Path, read: DeviceResult, path: Path | None, bundle: Any, t
         new = beside(report, read.artifact, rows)
         stage = next(s["id"] for s in new["stages"] if any(c["name"] == read.artifact for c in s["candidates"]))
         made = Judgement(new, stage, unmet_gate(new))
-    _write(folder, made, read, path, as_json)
+    if guess is not None and path is not None:
+        keep(folder, guess.prediction)
+    _write(folder, made, read, content, sha256, as_json)
 
 
-def _write(folder: Path, made: Judgement, read: DeviceResult, path: Path | None, as_json: bool) -> None:
+def _write(folder: Path, made: Judgement, read: DeviceResult, content: bytes | None, sha: str, as_json: bool) -> None:
     from pipeline.ingest.identity import described
     from pipeline.ingest.version import keep_result, write_replayed, write_version
     from pipeline.runs import read_report
@@ -127,14 +138,12 @@ def _write(folder: Path, made: Judgement, read: DeviceResult, path: Path | None,
     board = described(read.identity)
     stage = next(s for s in made.report["stages"] if s["id"] == made.stage)
     when = f", {read.started}" if read.started else ""
-    stage["notes"].append(f"{'replayed: ' if path is None else ''}{read.artifact} was measured on {board}{when}")
-    if path is None:
+    stage["notes"].append(f"{'replayed: ' if content is None else ''}{read.artifact} was measured on {board}{when}")
+    if content is None:
         page = write_replayed(folder, made.report)
         said = f"replayed: judged on recorded outputs, the run's own report is as it was; see {page}"
         _show(made, made.report | {"replayed": True}, said, as_json)
         return
-    content = path.read_bytes()
-    sha = hashlib.sha256(content).hexdigest()
     entry = {"file": keep_result(folder, content, sha), "sha256": sha, "artifact": read.artifact, "board": board, "started": read.started}
     number = write_version(folder, made.report, entry, made.stage)
     said = f"{read.artifact} on {board}: ingested as version {number} of the report, the one before is report.{number - 1}.html"

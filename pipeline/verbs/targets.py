@@ -20,6 +20,8 @@ Example: python -m pipeline targets
 
 Example: python -m pipeline targets jetson-xavier
 
+What `bench --calibrate` and `ingest` taught about a target is shown with it, from the workspace.
+
 Example: python -m pipeline targets --new my-board --like jetson-xavier
 """
 
@@ -34,17 +36,20 @@ def targets(
     new: Annotated[str | None, typer.Option("--new", help="write a commented target file of this name", metavar="NAME")] = None,
     like: Annotated[str, typer.Option("--like", help="where the new one's values come from", metavar="TARGET")] = "raspberry-pi-5",
     out: Annotated[Path | None, typer.Option("--out", help="the new file; NAME.yaml here when left out", metavar="FILE")] = None,
+    workspace: Annotated[Path, typer.Option("--workspace", help="where calibrations are kept", metavar="DIR")] = Path(".pipeline"),
     as_json: Annotated[bool, typer.Option("--json", help="print every field as JSON")] = False,
 ) -> None:
     """List the targets, show one, or begin one."""
+    from pipeline.calibration import learned, refined
     from pipeline.target import known_targets, load_target
 
     if new is not None:
         print(_begin(new, like, out or Path(f"{new}.yaml")))
         return
     if name is not None:
-        one = load_target(name)
-        print(json.dumps(one.model_dump(mode="json"), indent=1) if as_json else "\n".join(_detail(one)))
+        one = refined(load_target(name), workspace)
+        lines = [*_detail(one), *(f"  {line}" for line in learned(one, workspace))]
+        print(json.dumps(one.model_dump(mode="json"), indent=1) if as_json else "\n".join(lines))
         return
     found = [load_target(known) for known in known_targets()]
     print(json.dumps([t.model_dump(mode="json") for t in found], indent=1) if as_json else "\n".join(_table(found)))

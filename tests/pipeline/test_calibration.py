@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.calibration import Recorded, calibration_path, fingerprint, read, record, refined
+from pipeline.calibration import Recorded, calibration_path, fingerprint, learned, read, record, refined, workspace_of_run
 from pipeline.errors import UsageError
 from pipeline.target import Calibration, KindCost, load_target
 
@@ -81,3 +81,27 @@ def test_a_calibration_is_part_of_what_stages_see(tmp_path):
     board = load_target("raspberry-pi-5")
     record(tmp_path, board, [one()])
     assert TargetView(refined(board, tmp_path), ("rates",)).key() != TargetView(board, ("rates",)).key()
+
+
+def test_what_was_learned_is_listed_with_its_age_and_with_how_far_estimates_were_off(tmp_path):
+    from targets.predictions import Prediction, append
+
+    board = load_target("raspberry-pi-5")
+    assert list(learned(board, tmp_path)) == []
+    new = one().model_copy(update={"when": "2020-01-01T00:00:00Z", "board": "Raspberry Pi 5 Model B"})
+    path = record(tmp_path, board, [new], {"model": "Raspberry Pi 5 Model B"})
+    for target in ("raspberry-pi-5", "raspberry-pi-4"):
+        append(path.with_name("predictions.jsonl"), Prediction(target, "a", "tvm", "int8", "256x256", "calibrated", 11.0, 10.0, "target"))
+    first, where, last = learned(board, tmp_path)
+    head = "onnxruntime fp32 on the cpu 1 thread: 20 microbenchmarks, on Raspberry Pi 5 Model B, left-out error 10%, "
+    assert first.startswith(head)
+    assert first.removeprefix(head).split()[1:] == ["days", "old"]
+    assert where == str(path)
+    assert last == "tvm int8 (calibrated): 1 measured, error median 10%, worst 10%, last 11.00 for 10.00 ms"
+
+
+def test_a_runs_workspace_is_the_one_that_it_lies_in(tmp_path):
+    (tmp_path / "ws/runs/r").mkdir(parents=True)
+    (tmp_path / "ws/runs/latest").symlink_to("r")
+    assert workspace_of_run(tmp_path / "ws/runs/latest", tmp_path) == tmp_path / "ws"
+    assert workspace_of_run(tmp_path / "bundle", tmp_path / "other") == tmp_path / "other"

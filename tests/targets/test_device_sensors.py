@@ -94,8 +94,8 @@ def test_trtexec_s_times_and_profile():
     assert trtexec.parse_times(json.dumps(TIMES)) == {"compute": [2.25, 2.5], "latency": [3.0, 3.25]}
     rows = [{"name": n, "timeMs": 10 * t, "averageMs": t, "medianMs": t, "percentage": p} for n, t, p in (("a", 1, 25), ("b", 3, 75))]
     profile = [{"count": 10}, *rows]
-    assert [r["name"] for r in trtexec.parse_profile(json.dumps(profile))] == ["b", "a"]
-    assert trtexec.parse_profile("") == []
+    assert trtexec.parse_profile(json.dumps(profile)) == {"runs": 10, "rows": [{"name": "a", "ms": 1.0}, {"name": "b", "ms": 3.0}]}
+    assert trtexec.parse_profile("") == trtexec.parse_profile("[]") == trtexec.parse_profile('[{"count": 1}]') == {}
 
 
 @pytest.mark.parametrize(("text", "words"), [("", "no times that can"), ("[]", "give more --seconds"), ('[{"a": 1}]', "no times that can")])

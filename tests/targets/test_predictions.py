@@ -45,3 +45,21 @@ def test_errors_by_kind_over_networks():
     assert (found["other"].measured_ms, found["other"].error) == (0.25, -1.0)
     assert math.isinf(found["add"].error)
     assert next(iter(found)) == "dense"
+
+
+def test_an_activation_inside_a_convolution_counts_to_it_under_either_name():
+    layers = [
+        LayerTime("c", "Conv", 2.0, "compute", "dense"),
+        LayerTime("r", "Relu", 0.0, "fused", "relu"),
+        LayerTime("a", "Add", 0.5, "fused", "add"),
+    ]
+    (dense, add) = kind_errors([(layers, {"r": 4.0, "a": 1.0})])
+    assert (dense.kind, dense.predicted_ms, dense.measured_ms) == ("dense", 2.0, 4.0)
+    assert (add.kind, add.predicted_ms, add.measured_ms) == ("add", 0.5, 1.0)
+
+
+def test_a_result_is_kept_once(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    kept = Prediction(**{**{f: getattr(ONE, f) for f in ONE.__slots__}, "result": "b:r", "kinds": (("dense", 1.0, 2.0),)})
+    assert [append(path, kept), append(path, kept), append(path, ONE), append(path, ONE)] == [True, False, True, True]
+    assert read(path) == [kept, ONE, ONE]

@@ -21,7 +21,7 @@ def measure(args: argparse.Namespace, opened: Opened) -> Json:
 
     Returns:
         "protocol", "kernel", "frame" (null where this board runs the artifact only through trtexec, which takes no pictures),
-        "samples", "stable", "unstable_reason".
+        "layers" (null where the runtime does not tell them apart), "samples", "stable", "unstable_reason".
 
     """
     lq = golden_input(opened.artifact)
@@ -47,6 +47,7 @@ def measure(args: argparse.Namespace, opened: Opened) -> Json:
         "peak_rss_mb": round(peak_rss_mb(getattr(opened.runtime, "process_id", 0)), 1),
     }
     found: Json = {"protocol": _protocol(args, opened, lq, frame), "kernel": kernel, "frame": frame, "samples": samples}
+    found["layers"] = _layer_times(opened, lq)
     found.update(stable=not reasons, unstable_reason="; ".join(reasons))
     return found
 
@@ -74,6 +75,12 @@ def _kernel_times(args: argparse.Namespace, opened: Opened, lq: Any) -> List[flo
     own = getattr(opened.runtime, "kernel_times", None)
     found: List[float] = own(args.seconds, args.count) if own else []
     return found or repeat(lambda: float(opened.runtime.timed(lq)[1]), args.seconds, args.count)
+
+
+def _layer_times(opened: Opened, lq: Any) -> Any:
+    """The runtime's own profile, taken after everything else: it slows the network down."""
+    own = getattr(opened.runtime, "layer_times", None)
+    return (own(lq) if own else None) or None
 
 
 def _frame_times(args: argparse.Namespace, opened: Opened, lq: Any) -> Any:

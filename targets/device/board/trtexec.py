@@ -36,17 +36,18 @@ def parse_times(text: str) -> Dict[str, List[float]]:
     return found
 
 
-def parse_profile(text: str) -> List[Dict[str, Any]]:
-    """Layers of ``--exportProfile`` as {"name", "average_ms", "percentage"}, slowest first; [] when it is none.
+def parse_profile(text: str) -> Dict[str, Any]:
+    """Layers of ``--exportProfile`` in the order of execution: {"runs": N, "rows": [{"name", "ms"}]}, ms per inference; {} when it is none.
 
-    The file starts with {"count": N}; ``averageMs`` is per inference.
+    The file starts with {"count": N}.
     """
     try:
-        rows = [r for r in json.loads(text) if "name" in r]
-        layers = [{"name": r["name"], "average_ms": float(r["averageMs"]), "percentage": float(r["percentage"])} for r in rows]
+        rows = json.loads(text)
+        layers = [{"name": str(r["name"]), "ms": float(r["averageMs"])} for r in rows if "name" in r]
+        runs = [int(r["count"]) for r in rows if "count" in r]
     except (ValueError, KeyError, TypeError):
-        return []
-    return sorted(layers, key=lambda r: -r["average_ms"])
+        return {}
+    return {"runs": runs[0], "rows": layers} if runs and layers else {}
 
 
 def run_engine(binary: str, engine: Path, *flags: str, seconds: float = 600.0) -> None:
@@ -73,3 +74,11 @@ def measure(binary: str, engine: Path, flags: List[str], seconds: float, count: 
         least = [f"--iterations={count}", f"--duration={max(1, round(seconds))}"]
         run_engine(binary, engine, f"--exportTimes={out}", *least, *flags, seconds=600 + 10 * seconds)
         return parse_times(read_text(out))
+
+
+def profile(binary: str, engine: Path, flags: List[str]) -> Dict[str, Any]:
+    """Let trtexec time the engine's layers, in a run of its own; as ``parse_profile``."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "profile.json")
+        run_engine(binary, engine, f"--exportProfile={out}", "--iterations=10", "--duration=1", *flags)
+        return parse_profile(read_text(out))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import StageFailed, ToolchainMissing
 from targets.transports.common import scripts
-from targets.transports.common.base import BundleFile, Job
+from targets.transports.common.base import BundleFile, DroppedError, Job
 
 if TYPE_CHECKING:
     from targets.transports.common.shell import ShellTransport
@@ -286,7 +286,7 @@ class RemoteJob:
             return None
         head, _, content = done.out.partition(b"\n")
         if hashlib.sha256(content).hexdigest() != head.decode("ascii", "replace").strip():
-            raise StageFailed(self.board.name, f"{name} was damaged on its way back", "run the same command again")
+            raise DroppedError(f"{name} was damaged on its way back")
         return content
 
 
