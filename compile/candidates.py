@@ -18,7 +18,7 @@ from quantize.artifact import ModelFolder
 if TYPE_CHECKING:
     from pipeline.target import Target
 
-HOST_CHOICES = (("onnxruntime", "int8"), ("onnxruntime", "fp32"), ("tvm", "fp32"))
+HOST_CHOICES = (("onnxruntime", "int8"), ("onnxruntime", "fp32"), ("tvm", "int8"), ("tvm", "fp32"))
 """Built for this machine beside a board's, so that something runs here."""
 
 BUILD_LOG = "build.log"

@@ -59,6 +59,11 @@ def notes(for_target: Sequence[Judged], chosen: Judged) -> list[str]:
     return [f"{j.attempt.plan.name} may be faster ({j.time_ms:.2f} ms), but {j.parity.reason}" for j in faster]
 
 
+def build_notes(attempts: Sequence[Attempt]) -> list[str]:
+    """What backends say of the artifacts that they built, each artifact once."""
+    return list(dict.fromkeys(f"{a.plan.artifact}: {line}" for a in attempts if a.built for line in a.built.facts.get("notes", ())))
+
+
 def why_none(attempts: Sequence[Attempt], judged: Sequence[Judged], limits: Limits) -> str:
     """Every candidate with the reason why it does not pass."""
     parts = [f"{a.plan.name}: {a.reason}" for a in attempts if a.built is None]

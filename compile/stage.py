@@ -18,7 +18,7 @@ from compile.judge import Judge, Judged, choose
 from compile.limits import Limits
 from compile.pictures import First
 from compile.preflight import refuse_unknown
-from compile.reasons import Outcome, notes, why_none
+from compile.reasons import Outcome, build_notes, notes, why_none
 from eval.bundle import BundleFacts
 from eval.seams import seam_note
 from eval.session import load_backend
@@ -88,7 +88,7 @@ def run(ctx: StageContext) -> StageResult:
         ctx.progress.log(f"{'*' if c.chosen else ' '} {c.name}: {c.reason}")
     # quality on the calibration set stays with the candidates: beside the other stages' test figures it would mislead
     measurements = [m for m in chosen.measurements if not m.name.startswith(("psnr", "ssim"))]
-    remarks = [*notes(for_target, chosen), seam_note(seams, judge.receptive)]
+    remarks = [*notes(for_target, chosen), *build_notes(attempts), seam_note(seams, judge.receptive)]
     return StageResult(_outputs(ctx, content, chosen), [*measurements, *seams], candidates, remarks)
 
 

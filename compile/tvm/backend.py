@@ -20,6 +20,7 @@ from compile.tvm.link import link_shared
 from compile.tvm.options import TvmOptions, options_of
 from compile.tvm.pins import misfit
 from compile.tvm.readback import differences
+from compile.tvm.search import in_words
 from eval.session import Backend, BuildRequest, Built, Session
 from pipeline.errors import StageFailed, UsageError
 from pipeline.machine import cores
@@ -63,7 +64,7 @@ class TvmBackend(Backend):
         source = _source(request, kind)
         options = options_of(request.options)
         _check_tuning(options, kind)
-        lowered, executable = compiled(request, kind, source, tune=options.tune, searches=options.searches)
+        lowered, executable = compiled(request, kind, source, tune=options.tune, search=options.search())
         out = request.workdir / f"tvm-{request.precision}-{kind['mcpu']}.so"
         arch, system = _arch_and_system(kind["mtriple"])
 
@@ -79,7 +80,8 @@ class TvmBackend(Backend):
             "float_precision": "fp16" if request.precision == "fp16" else "fp32",
             "islands": list(lowered.islands),
             "unscheduled": list(lowered.unscheduled),
-            "searched": list(lowered.searched),
+            "searched": {f.name: {"schedules": f.tried, "timed_now": f.timed} for f in lowered.searched},
+            "notes": [line for line in (in_words(lowered.searched, _target(kind), options.search()),) if line],
             "tiles": {shape: [t.pixels, t.vectors] for shape, t in sorted(lowered.tiles.known.items())} if lowered.tiles else {},
             "activations": {name: [n.dtype, n.scale, n.zero] for name, n in sorted(lowered.activations().items())},
         }
@@ -148,11 +150,15 @@ def _check_tuning(options: TvmOptions, kind: Mapping[str, Any]) -> None:
         raise UsageError(where, f"{kind['mcpu']} code does not run here to be timed", "add rpc: host:port/key, or leave tune out")
 
 
-def _source(request: BuildRequest, kind: dict[str, Any]) -> Source:
-    """The file of the model folder that a precision is made from."""
+def _target(kind: dict[str, Any]) -> Any:
     import tvm
 
-    cpu = cpu_of(tvm.target.Target(kind))
+    return tvm.target.Target(kind)
+
+
+def _source(request: BuildRequest, kind: dict[str, Any]) -> Source:
+    """The file of the model folder that a precision is made from."""
+    cpu = cpu_of(_target(kind))
     if request.precision == "fp16" and not cpu.half:
         raise StageFailed("compile.tvm", f"has no fp16 for {kind['mcpu']}: it does not compute in it", "list fp32 for this backend")
     if request.precision not in ("int8", "fp32", "fp16"):
@@ -174,7 +180,7 @@ def compiled(request: BuildRequest, kind: dict[str, Any], source: Source, **opti
 
     from compile.tvm.lower import lower
 
-    target = tvm.target.Target(kind)
+    target = _target(kind)
     with tempfile.TemporaryDirectory() as tmp:
         model = write_fixed(request, source, Path(tmp) / "fixed.onnx")
     try:

@@ -46,6 +46,8 @@ class Graph:
         for node in graph.node:
             if node.op_type == "Constant":
                 self.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+            elif node.op_type == "Identity" and node.input[0] in self.constants:  # exporters write equal constants once
+                self.constants[node.output[0]] = self.constants[node.input[0]]
             elif node.op_type == "DequantizeLinear" and node.input[0] in self.constants:
                 self._keep(node)
             else:

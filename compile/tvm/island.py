@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compile.tvm.steps import FloatStep, Plain
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def add_island(builder: Any, step: FloatStep, opset: int, name: str) -> Any:
@@ -35,12 +38,19 @@ def _imported(step: FloatStep, opset: int) -> Any:
 
     inputs = [_info(v.name, v.shape) for v in step.inputs if isinstance(v, Plain)]
     out = [_info(step.out.name, step.out.shape)] if isinstance(step.out, Plain) else []
-    constants = [numpy_helper.from_array(np.asarray(v), name) for name, v in step.constants.items()]
+    constants = [numpy_helper.from_array(_as_known(step, np.asarray(v)), name) for name, v in step.constants.items()]
     graph = helper.make_graph([step.node], "island", inputs, out, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it tells of every name that it shortens
         return from_onnx(model, keep_params_in_input=False)
+
+
+def _as_known(step: FloatStep, constant: NDArray[Any]) -> NDArray[Any]:
+    """The slopes of a PRelu as TVM's importer knows them: with as many dimensions as the image."""
+    if step.node.op_type != "PRelu" or constant.ndim < 2:
+        return constant
+    return constant.reshape((1,) * (len(step.out.shape) - constant.ndim) + constant.shape) if isinstance(step.out, Plain) else constant
 
 
 def _info(name: str, shape: tuple[int, ...]) -> Any:

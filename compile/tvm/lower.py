@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from compile.tvm.assemble import Packed, assemble
 from compile.tvm.cpu import Cpu, cpu_of
+from compile.tvm.functions import FUNCTIONS
 from compile.tvm.fuse import fuse_sums
 from compile.tvm.graph import Graph
 from compile.tvm.kernels.tensors import Number
 from compile.tvm.network import read_network
 from compile.tvm.resize import legalize_resize
 from compile.tvm.schedule import Vectors, schedule_module
-from compile.tvm.search import search_module
+from compile.tvm.search import Found, Search, search_module
 from compile.tvm.steps import Network, Step, Tensor
 from compile.tvm.tiles import Tiles
 
@@ -41,7 +42,7 @@ class Lowered:
     constants: tuple[Packed, ...]
     islands: tuple[str, ...]
     unscheduled: tuple[str, ...]
-    searched: tuple[str, ...] = ()
+    searched: tuple[Found, ...] = ()
     tiles: Tiles | None = None
 
     def activations(self) -> dict[str, Number]:
@@ -51,7 +52,13 @@ class Lowered:
 
 
 def lower(
-    model: onnx.ModelProto, target: Any, *, half: bool = False, kernels: bool = True, tune: TuneOptions | None = None, searches: int = 0
+    model: onnx.ModelProto,
+    target: Any,
+    *,
+    half: bool = False,
+    kernels: bool = True,
+    tune: TuneOptions | None = None,
+    search: Search | None = None,
 ) -> Lowered:
     """Lower a network.
 
@@ -61,7 +68,7 @@ def lower(
         half: compute floats in float16 where a kernel covers them.
         kernels: False leaves everything to TVM's own operators, with schedules by rule.
         tune: how tile sizes are measured; by default the shipped ones are taken.
-        searches: schedules to try for an operator that neither a kernel nor a rule fits.
+        search: how schedules are found for an operator that neither a kernel nor a rule fits; by default it is left as plain loops.
 
     """
     cpu = cpu_of(target)
@@ -71,8 +78,8 @@ def lower(
     tiles = _tiles(fused, cpu, target, tune)
     assembled = assemble(fused, cpu, tiles, graph.opset)
     mod, plain = schedule_module(_legalized(assembled.module, target), vectors_of(target))
-    found = search_module(mod, plain, target, searches) if searches else []
-    left = tuple(name for name in plain if name not in found)
+    found = search_module(mod, plain, target, search) if search else []
+    left = tuple(name for name in plain if name not in {f.name for f in found})
     return Lowered(mod, network.steps, tuple(assembled.constants), tuple(assembled.islands), left, tuple(found), tiles)
 
 
@@ -97,7 +104,7 @@ def _legalized(mod: Any, target: Any) -> Any:
         to.InlinePrivateFunctions(),
         to.DecomposeOpsForInference(),
         to.CanonicalizeBindings(),
-        to.LegalizeOps({"relax.image.resize2d": legalize_resize}),
+        to.LegalizeOps({"relax.image.resize2d": legalize_resize, **FUNCTIONS}),
         to.AnnotateTIROpPattern(),
         to.FoldConstant(),
         to.FuseOps(),

@@ -9,17 +9,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from compile.tvm.records import Asked
+from compile.tvm.search import Search
 from pipeline.yamlfile import validate
+from targets.emulate.sysroot import cache_folder
 
 
 class TuneOptions(BaseModel):
-    """Measuring tile sizes before a build."""
+    """Measuring before a build: tile sizes, and the schedules of operators that no kernel fits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     trials: int = Field(default=200, ge=1, description="kernels to measure at most; those on record cost nothing")
     rpc: str = Field(default="", description="host:port/key of a TVM RPC tracker and a board there; empty measures on this machine")
-    records: Path = Field(default=Path(".tvm-records"), description="folder of the records, kept between runs")
+    records: Path = Field(default_factory=lambda: cache_folder() / "tvm-records", description="folder of the records, kept between runs")
 
     @field_validator("rpc")
     @classmethod
@@ -35,7 +38,15 @@ class TvmOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tune: TuneOptions | None = Field(default=None, description="measure tile sizes; without it those that come with the package are taken")
-    searches: int = Field(default=8, ge=1, description="schedules that are tried for an operator that neither kernel nor rule fits")
+    searches: int = Field(default=32, ge=1, description="schedules that are tried for an operator that neither kernel nor rule fits")
+    search_seconds: float = Field(
+        default=60, gt=0, description="time for all those operators of a network; each gets one schedule at least"
+    )
+
+    def search(self) -> Search:
+        """How schedules are searched for: where tile sizes are measured, and on record beside them."""
+        where = self.tune or TuneOptions()
+        return Search(Asked(self.searches, self.search_seconds), where.records, where.rpc)
 
 
 def options_of(given: Mapping[str, Any]) -> TvmOptions:

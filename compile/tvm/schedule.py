@@ -56,8 +56,11 @@ def schedule_function(func: Any, vectors: Vectors) -> Any | None:
 
     sch = Schedule(tvm.IRModule({"main": func}))
     blocks = Blocks(sch)
+    rule = _rule(blocks)
+    if rule is None:
+        return None
     try:
-        _rule(blocks)(sch, blocks, vectors)
+        rule(sch, blocks, vectors)
     except ScheduleError:
         return None
     return sch.mod["main"]
@@ -76,16 +79,18 @@ class Blocks:
         self.pad = self.all[convs[0] - 1] if convs and convs[0] else None
         self.grouped = bool(convs) and self.names[convs[0]].startswith("group")
         self.shape = _extents(sch, self.conv) if self.conv is not None else {}
-        self.out = [int(d) for d in sch.get(self.last).writes[0].buffer.shape]
+        self.out = _written(sch, self.last)
+        # one number per plane: neither windows, as a pooling has, nor several passes, as a softmax has
+        self.means = len(self.reductions) == 1 and all(d == 1 for d in _written(sch, self.reductions[0])[2:])
 
 
 _REDUCE = 2  # tirx.IterVar.CommReduce
 Rule = Callable[[Any, Blocks, Vectors], None]
 
 
-def _rule(blocks: Blocks) -> Rule:
+def _rule(blocks: Blocks) -> Rule | None:
     if blocks.conv is None:
-        return _mean if blocks.reductions else _elementwise
+        return _elementwise if not blocks.reductions else _mean if blocks.means else None
     if blocks.out[2:] != [blocks.shape["v_yy"], blocks.shape["v_xx"]]:
         return _gate
     return _depthwise if blocks.grouped else _dense
@@ -216,6 +221,10 @@ def pixel_tile(row: int) -> int:
 def divisor(n: int, at_most: int) -> int:
     """Return the largest divisor of ``n`` that is not above ``at_most``."""
     return max(d for d in range(1, max(1, at_most) + 1) if n % d == 0)
+
+
+def _written(sch: Any, block: Any) -> list[int]:
+    return [int(d) for d in sch.get(block).writes[0].buffer.shape]
 
 
 def _extents(sch: Any, block: Any) -> dict[str, int]:

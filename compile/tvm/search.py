@@ -1,45 +1,129 @@
 """Schedules by search, with MetaSchedule, for operators that neither a kernel nor a rule fits.
 
-The search draws schedules at random from MetaSchedule's design space (tiled, vectorised, parallel). On this machine's own CPU each is
-timed and the fastest kept; for another CPU the first that can be built is taken: any of them is far from plain loops. The draw is seeded.
+Schedules are drawn at random from MetaSchedule's design space (tiled, vectorised, parallel) and timed: on the board behind a tracker
+where one is given, else on this machine, whose order then stands for that of a CPU that cannot be asked. What was timed is on record
+(``compile.tvm.records``): an operator is searched for once, and an interrupted search goes on.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from compile.tvm.records import Asked, Records
+
 _SEED = 1
 _ROUNDS = 5
+_PATIENCE = 4
+"""A schedule that takes this many times the fastest so far is not run again."""
+
+Timer = Callable[[Any, Any, float], float]
+"""(candidate, target, seconds of the fastest so far) -> seconds; infinite for one that cannot be built or run."""
 
 
-def search_module(mod: Any, names: list[str], target: Any, searches: int) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How schedules are searched for.
+
+    asked    schedules for each operator, and seconds for all operators of a network together
+    records  folder of the records; created, or gone on with
+    rpc      "host:port/key" of a tracker and a board; empty times on this machine
+    """
+
+    asked: Asked
+    records: Path
+    rpc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search came to: the operator, how many of its schedules are on record, and how many of those were timed just now."""
+
+    name: str
+    tried: int
+    timed: int
+
+
+def in_words(found: list[Found] | tuple[Found, ...], target: Any, search: Search) -> str:
+    """What a search did, for the report; empty where there was none."""
+    if not found:
+        return ""
+    here = "on this machine" if _runs_here(target) else f"on this machine, in place of {target.attrs['mcpu']}"
+    tried = ", ".join(f"{f.name} {f.tried}" for f in found)
+    return (
+        f"schedules were searched for where no kernel fits, timed {f'on {search.rpc}' if search.rpc else here}: {tried} "
+        f"({sum(f.timed for f in found)} of them now; at most {search.asked.schedules} each and {search.asked.seconds:g} s in all)"
+    )
+
+
+def search_module(mod: Any, names: list[str], target: Any, search: Search) -> list[Found]:
     """Schedule functions of a module in place.
 
     Args:
         mod: Relax module with plain TIR functions.
         names: of those to schedule.
         target: ``tvm.target.Target`` of a CPU.
-        searches: schedules to try for each.
+        search: how.
 
     Returns:
-        The names of those for which a schedule was found.
+        Those for which a schedule was found.
+
+    Raises:
+        StageFailed: no board behind the tracker, or it went away.
 
     """
-    found = []
-    for name in names:
-        var = mod.get_global_var(name)
-        best = _best(mod[var], target, searches)
-        if best is not None:
-            mod[var] = _as_before(best, mod[var])
-            found.append(name)
+    found, end = [], time.monotonic() + search.asked.seconds
+    work = _work([mod[mod.get_global_var(name)] for name in names])
+    with _timing(search, target) as (timer, measured):
+        for i, name in enumerate(names):
+            var = mod.get_global_var(name)
+            records = Records(search.records, _alone(mod[var]), measured)
+            with records.locked():
+                seconds = (end - time.monotonic()) * work[i] / sum(work[i:])
+                timed = measure_schedules(records, measured, timer, search.asked, seconds)
+                best = next((f for f in records.best() if measured is target or _builds(f, target)), None)
+                if best is not None:
+                    mod[var] = _as_before(best, mod[var])
+                    found.append(Found(name, records.tried, timed))
     return found
+
+
+def _work(functions: list[Any]) -> list[float]:
+    """Parts of the time that functions may take: half of it by their arithmetic, half evenly."""
+    from tvm.s_tir.analysis import estimate_tir_flops
+
+    flops = [float(estimate_tir_flops(_alone(f))) + 1 for f in functions]
+    return [f + sum(flops) / len(flops) for f in flops]
+
+
+@contextmanager
+def _timing(search: Search, target: Any) -> Iterator[tuple[Timer, Any]]:
+    """What times schedules, and the CPU that it does it on: ``target`` itself where that is possible."""
+    import tvm
+
+    from compile.tvm.backend import host_dict
+
+    if search.rpc:
+        from compile.tvm.remote import RemoteSchedules
+
+        with RemoteSchedules(search.rpc) as remote:
+            yield remote, target
+    else:
+        yield time_here, target if _runs_here(target) else tvm.target.Target(host_dict())
+
+
+def _alone(func: Any) -> Any:
+    import tvm
+
+    return tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
 
 
 def _as_before(scheduled: Any, plain: Any) -> Any:
@@ -49,35 +133,34 @@ def _as_before(scheduled: Any, plain: Any) -> Any:
     return scheduled.with_attr("tirx.is_scheduled", True)
 
 
-def _best(func: Any, target: Any, searches: int) -> Any | None:
-    here = _runs_here(target)
-    fastest, best = float("inf"), None
-    for candidate in _candidates(func, target, searches):
-        seconds = _seconds(candidate, target, run=here)
-        if seconds < fastest:
-            fastest, best = seconds, candidate
-        if best is not None and not here:
+def measure_schedules(records: Records, target: Any, timer: Timer, asked: Asked, seconds: float) -> int:
+    """Time schedules until there are enough on record, or ``seconds`` are over and one at least can be run; how many that were."""
+    if records.finished(asked):
+        return 0
+    timed, end = 0, time.monotonic() + seconds
+    for candidate in _candidates(records.module, target, asked.schedules - records.tried, seed=_SEED + records.tried):
+        records.add(candidate, target, timer(candidate, target, records.fastest))
+        timed += 1
+        if time.monotonic() > end and np.isfinite(records.fastest):
             break
-    return best
+    records.finish(asked)
+    return timed
 
 
-def _candidates(func: Any, target: Any, count: int) -> Iterator[Any]:
-    """Up to ``count`` schedules of a function."""
+def _candidates(module: Any, target: Any, count: int, seed: int) -> Iterator[Any]:
+    """Up to ``count`` schedules of a function, drawn as they are asked for."""
     import tvm
     from tvm.s_tir import meta_schedule as ms
 
-    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
     cores = tvm.target.Target({**_as_dict(target), "num-cores": 1})  # MetaSchedule insists on a number
     plain = (ms.ScheduleRule.create("llvm"), ms.Postproc.create("llvm"), ms.Mutator.create("llvm"))  # none that wants its own intrinsics
     space = ms.space_generator.PostOrderApply(sch_rules=plain[0], postprocs=plain[1], mutator_probs=plain[2])
     with _without_intrinsics():
-        context = ms.TuneContext(
-            module, target=cores, space_generator=space, search_strategy="replay-func", rand_state=_SEED, num_threads=1
-        )
-    random = ms.cost_model.RandomModel()
-    context.pre_tuning(count, count, context.generate_design_space(), ms.database.MemoryDatabase(), random)
-    for candidate in context.generate_measure_candidates() or []:
-        yield candidate.sch.mod["main"]
+        context = ms.TuneContext(module, target=cores, space_generator=space, search_strategy="replay-func", rand_state=seed, num_threads=1)
+    context.pre_tuning(count, 1, context.generate_design_space(), ms.database.MemoryDatabase(), ms.cost_model.RandomModel())
+    while drawn := context.generate_measure_candidates():
+        yield from drawn
+        context.notify_runner_results(drawn, [ms.runner.RunnerResult([1.0], None) for _ in drawn])  # it only counts them
     context.post_tuning()
 
 
@@ -106,21 +189,35 @@ def _runs_here(target: Any) -> bool:
     return all(str(target.attrs.get(k, "")) == host[k] for k in ("mtriple", "mcpu"))
 
 
-def _seconds(func: Any, target: Any, run: bool) -> float:
-    """Time of a scheduled function; infinite when TVM cannot build it, 0 when it is only built."""
+def built(func: Any, target: Any) -> Any | None:
+    """TVM's executable of a scheduled function; None where the code generator cannot do what the schedule asks for."""
     import tvm
 
     try:
-        library = tvm.compile(tvm.IRModule({"main": func}), target=target)
-    except (RuntimeError, ValueError, TypeError):  # a schedule may ask for what the code generator cannot do
+        return tvm.compile(_alone(func), target=target)
+    except (RuntimeError, ValueError, TypeError):
+        return None
+
+
+def _builds(func: Any, target: Any) -> bool:
+    return built(func, target) is not None
+
+
+def time_here(candidate: Any, target: Any, fastest: float) -> float:
+    """Time a candidate on one thread of this machine: the lower quartile of its CPU time in seconds, which other work hardly moves."""
+    import tvm
+
+    func = candidate.sch.mod["main"]
+    library = built(func, target)
+    if library is None:
         return float("inf")
-    if not run:
-        return 0.0
+    tvm.get_global_func("runtime.config_threadpool")(1, 1)
     rng = np.random.default_rng(0)
     given = [tvm.runtime.tensor(rng.random(tuple(int(d) for d in p.shape)).astype(str(p.dtype))) for p in func.params]
-    times = []
-    for _ in range(_ROUNDS):
-        start = time.perf_counter()
+    library["main"](*given)  # LLVM writes the code at the first call
+    times: list[float] = []
+    while len(times) < _ROUNDS and min(times, default=0.0) < _PATIENCE * fastest:
+        start = time.thread_time()
         library["main"](*given)
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     return float(np.percentile(times, 25))

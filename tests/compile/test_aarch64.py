@@ -117,6 +117,21 @@ def test_what_is_built_for_carmel_needs_no_dot_product(cpu: str, model_folder: P
         check(key, got, here(build(model_folder, *key, "host")), SMALL_EQUAL)
 
 
+@pytest.mark.parametrize("target", ["raspberry-pi-5", "jetson-xavier", "jetson-orin"])
+def test_half_precision_restores_what_floats_do_here(target: str, model_folder: Path, build: Callable[..., Built]):
+    """The host computes in float32: the difference is the rounding to fp16, which the stage's bound allows."""
+    emulator("cortex-a76")  # has at least the features of Carmel and of the Cortex-A78AE
+    made = {("tvm", "fp16"): build(model_folder, "tvm", "fp16", target)}
+    for key, got in there("cortex-a76", made).items():
+        check(key, got, here(build(model_folder, "tvm", "fp32", "host")), SMALL_EQUAL)
+
+
+def test_half_precision_dies_where_the_core_has_none(model_folder: Path, build: Callable[..., Built]):
+    built = build(model_folder, "tvm", "fp16", "jetson-xavier")
+    with pytest.raises(StageFailed, match="the run under cortex-a72 ended with"):
+        restore_on(emulator("cortex-a72"), [Artifact(built.path, "tvm", built.facts)], image())
+
+
 def test_a_kernel_with_the_dot_product_dies_where_there_is_none(model_folder: Path, build: Callable[..., Built]):
     built = build(model_folder, "tvm", "int8", "raspberry-pi-5")
     with pytest.raises(StageFailed, match="the run under cortex-a72 ended with"):
@@ -131,6 +146,9 @@ def test_a_kernel_with_the_dot_product_dies_where_there_is_none(model_folder: Pa
         ("raspberry-pi-4", "int8", "widening", ("dot", "half")),
         ("raspberry-pi-5", "fp32", "fma", ("half",)),
         ("jetson-xavier", "fp32", "fma", ("dot", "half")),
+        ("raspberry-pi-5", "fp16", "half", ("dot",)),
+        ("jetson-xavier", "fp16", "half", ("dot",)),
+        ("jetson-orin", "fp16", "half", ("dot",)),
     ],
 )
 def test_the_code_multiplies_in_vectors_with_what_the_core_has(

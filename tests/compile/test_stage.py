@@ -31,8 +31,9 @@ ABSENT = f"{NATIVES}.absent"
 
 def test_every_candidate_is_in_the_result_with_a_reason(compiled: StageResult):
     names = [c.name for c in compiled.candidates]
-    threaded = [f"{name}{threads}" for name in ("tvm-int8", "tvm-fp32", "onnxruntime-int8", "onnxruntime-fp32") for threads in ("", "-8t")]
-    assert names == ["tensorrt-int8", "tensorrt-fp16", *threaded, "tvm-fp32-host"]
+    cpu = ("tvm-int8", "tvm-fp16", "tvm-fp32", "onnxruntime-int8", "onnxruntime-fp32")
+    threaded = [f"{name}{threads}" for name in cpu for threads in ("", "-8t")]
+    assert names == ["tensorrt-int8", "tensorrt-fp16", *threaded, "tvm-int8-host", "tvm-fp32-host"]
     assert all(c.reason for c in compiled.candidates)
     assert [c.name for c in compiled.candidates if c.chosen] == ["tensorrt-int8"]
 
@@ -40,7 +41,7 @@ def test_every_candidate_is_in_the_result_with_a_reason(compiled: StageResult):
 def test_the_fastest_proven_candidate_is_chosen_by_its_estimate(compiled: StageResult):
     chosen = next(c for c in compiled.candidates if c.chosen)
     estimates = {c.name: m.value for c in compiled.candidates for m in c.measurements if m.evidence is Evidence.ESTIMATED}
-    assert set(estimates) == {c.name for c in compiled.candidates} - {"tvm-fp32-host"}
+    assert set(estimates) == {c.name for c in compiled.candidates} - {"tvm-int8-host", "tvm-fp32-host"}
     assert estimates["tensorrt-int8"] < estimates["onnxruntime-int8-8t"] < estimates["onnxruntime-int8"]
     assert "the fastest that passes" in chosen.reason
     assert "estimated" in chosen.reason
@@ -226,10 +227,20 @@ def test_the_choice():
 
 def test_plans_and_frames():
     target = load_target("jetson-xavier")
-    names = ["tensorrt-int8", "tensorrt-fp16", "tvm-int8", "tvm-fp32", "onnxruntime-int8", "onnxruntime-fp32"]
+    names = ["tensorrt-int8", "tensorrt-fp16", "tvm-int8", "tvm-fp16", "tvm-fp32", "onnxruntime-int8", "onnxruntime-fp32"]
     assert [p.name for p in plans_for(target, threads=(1,))] == names
-    assert [p.name for p in plans_for(target, ["tensorrt", "tvm"])] == [*names[:2], "tvm-int8", "tvm-int8-8t", "tvm-fp32", "tvm-fp32-8t"]
-    assert [p.artifact for p in plans_for(target, ["tvm"], (2, 4, 2))] == ["tvm-int8", "tvm-int8", "tvm-fp32", "tvm-fp32"]
+    assert [p.name for p in plans_for(target, ["tensorrt", "tvm"])] == [
+        *names[:2],
+        *(f"{name}{threads}" for name in names[2:5] for threads in ("", "-8t")),
+    ]
+    assert [p.artifact for p in plans_for(target, ["tvm"], (2, 4, 2))] == [
+        "tvm-int8",
+        "tvm-int8",
+        "tvm-fp16",
+        "tvm-fp16",
+        "tvm-fp32",
+        "tvm-fp32",
+    ]
     assert thread_counts(target) == (1, 8)
     assert thread_counts(load_target("host")) == (1,)
     assert frame_of(target, 16) == (1088, 1920)

@@ -20,7 +20,9 @@ from compile.tvm.graph import Graph
 from compile.tvm.kernels.conv import Tile
 from compile.tvm.kernels.tensors import Number
 from compile.tvm.network import read_network
-from compile.tvm.remote import Remote
+from compile.tvm.records import Asked, Records
+from compile.tvm.remote import Remote, RemoteSchedules
+from compile.tvm.search import Found, Search, measure_schedules, search_module
 from compile.tvm.steps import ConvStep
 from compile.tvm.tiles import Tiles
 from compile.tvm.tune import tune_network
@@ -112,6 +114,51 @@ def test_a_kernel_runs_on_the_board(address: str, model_folder: Path, tmp_path: 
     steps = [s for s in network(model_folder, tmp_path).steps if isinstance(s, ConvStep)]
     seconds = [Remote(address)(step, cpu, Tiles.shipped(cpu), target) for step in (steps[0], steps[1])]
     assert np.isfinite(seconds).all()
+
+
+def test_schedules_are_timed_on_the_board_and_kept(address: str, tmp_path: Path):
+    import tvm
+
+    target = tvm.target.Target(host_dict())
+
+    def found(rpc: str) -> list[Found]:
+        module = tvm.IRModule({"pool": pooling()})
+        out = search_module(module, ["pool"], target, Search(Asked(3, 600), tmp_path, rpc))
+        assert module["pool"].attrs["tirx.is_scheduled"]
+        return out
+
+    with RemoteSchedules(address) as remote:
+        times = []
+
+        def measure(candidate: object, *rest: object) -> float:
+            if len(times) == 2:
+                raise KeyboardInterrupt
+            times.append(remote(candidate, *rest))
+            return times[-1]
+
+        records = Records(tmp_path, tvm.IRModule({"main": pooling().with_attr("global_symbol", "main")}), target)
+        with records.locked(), pytest.raises(KeyboardInterrupt):
+            measure_schedules(records, target, measure, Asked(3, 600), 600)
+    assert all(1e-8 < seconds < 1 for seconds in times)
+    assert found(address) == [Found("pool", 3, 1)]
+    assert found("127.0.0.1:1/board") == [Found("pool", 3, 0)]  # what is on record needs no board
+
+
+def test_a_board_that_goes_away_ends_the_search_and_leaves_no_false_record(tmp_path: Path):
+    import tvm
+
+    target = tvm.target.Target(host_dict())
+    with pytest.raises(StageFailed, match=r"no board 'pi' at 127\.0\.0\.1:1"):
+        search_module(tvm.IRModule({"pool": pooling()}), ["pool"], target, Search(Asked(3, 600), tmp_path, "127.0.0.1:1/pi"))
+    assert list(tmp_path.glob("*/database_workload.json"))
+    assert not any(p.stat().st_size for p in tmp_path.glob("*/database_tuning_record.json"))
+
+
+def pooling():
+    from tvm import te, topi
+
+    x = te.placeholder((1, 4, 32, 32), "float32")
+    return te.create_prim_func([x, topi.nn.pool2d(x, (2, 2), (2, 2), (1, 1), (0, 0, 0, 0), "avg")]).without_attr("global_symbol")
 
 
 def test_an_absent_board_is_refused_with_what_to_start():
