@@ -143,13 +143,13 @@ class _Assembler:
             tile = self.tiles.depthwise(spec)
             kernel = self._once((spec, tile), lambda: depthwise.build_depthwise(spec, self.cpu, tile))
             lanes = spec.lanes(self.cpu)
-            weight = depthwise.pack_depthwise(held, source, lanes)
+            weight = depthwise.pack_depthwise(held, source, lanes, self.cpu.dot.halves)
         else:
             shape = dense.Conv(source, len(step.weight), step.weight.shape[2], step.stride, step.pad, finish)
             tile = self.tiles.dense(shape)
             kernel = self._once((shape, tile), lambda: dense.build_conv(shape, self.cpu, tile))
             lanes = dense.format_of(shape, self.cpu).lanes
-            weight = dense.pack(held, source, lanes, tile.vectors)
+            weight = dense.pack(held, source, lanes, tile.vectors, self.cpu.dot.halves)
         total = -(-(source.channels if step.depthwise else len(step.weight)) // lanes) * lanes
         constants = [weight, *(_padded(v, total) for v in (bias, step.multiplier) if v is not None)]
         self.done.constants.append(Packed(step.name, tuple(constants)))

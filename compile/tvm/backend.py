@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from compile.source import Source, write_fixed
-from compile.tvm.cpu import cpu_of
+from compile.tvm.cpu import cpu_of, target_of
 from compile.tvm.link import link_shared
 from compile.tvm.options import TvmOptions, options_of
 from compile.tvm.pins import misfit
@@ -81,7 +81,7 @@ class TvmBackend(Backend):
             "islands": list(lowered.islands),
             "unscheduled": list(lowered.unscheduled),
             "searched": {f.name: {"schedules": f.tried, "timed_now": f.timed} for f in lowered.searched},
-            "notes": [line for line in (in_words(lowered.searched, _target(kind), options.search()),) if line],
+            "notes": [line for line in (in_words(lowered.searched, target_of(kind), options.search()),) if line],
             "tiles": {shape: [t.pixels, t.vectors] for shape, t in sorted(lowered.tiles.known.items())} if lowered.tiles else {},
             "activations": {name: [n.dtype, n.scale, n.zero] for name, n in sorted(lowered.activations().items())},
         }
@@ -150,15 +150,9 @@ def _check_tuning(options: TvmOptions, kind: Mapping[str, Any]) -> None:
         raise UsageError(where, f"{kind['mcpu']} code does not run here to be timed", "add rpc: host:port/key, or leave tune out")
 
 
-def _target(kind: dict[str, Any]) -> Any:
-    import tvm
-
-    return tvm.target.Target(kind)
-
-
 def _source(request: BuildRequest, kind: dict[str, Any]) -> Source:
     """The file of the model folder that a precision is made from."""
-    cpu = cpu_of(_target(kind))
+    cpu = cpu_of(target_of(kind))
     if request.precision == "fp16" and not cpu.half:
         raise StageFailed("compile.tvm", f"has no fp16 for {kind['mcpu']}: it does not compute in it", "list fp32 for this backend")
     if request.precision not in ("int8", "fp32", "fp16"):
@@ -180,7 +174,7 @@ def compiled(request: BuildRequest, kind: dict[str, Any], source: Source, **opti
 
     from compile.tvm.lower import lower
 
-    target = _target(kind)
+    target = target_of(kind)
     with tempfile.TemporaryDirectory() as tmp:
         model = write_fixed(request, source, Path(tmp) / "fixed.onnx")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,11 +21,15 @@ class Dot:
 
     activation, weight  bring a word into the form that ``mac`` takes; done once for each loaded word
     mac                 (accumulator, prepared activation, prepared weight) -> accumulator
+    copies              (words, i) -> word i in every lane, prepared as an activation; by default ``activation`` of such a word
+    halves              weights lie with the first two bytes of every word before the last two
     """
 
     activation: Split
     weight: Split
     mac: Mac
+    copies: Callable[[Word, int], tuple[Any, ...]] | None = None
+    halves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Cpu:
     lanes       32-bit values in a vector register
     registers   vector registers
     activation  "uint8" or "int8": the type of activations that ``dot`` multiplies with int8 weights
-    by_lane     an operand may be one lane of a register (aarch64): activations are loaded a register at a time
+    by_lane     an operand of ``dot`` may be one lane of a register
     half        computes in float16
     """
 
@@ -63,6 +67,24 @@ class Cpu:
     def flavour(self) -> Literal["u8", "s8"]:
         """The Q/DQ file whose activations ``dot`` takes."""
         return "u8" if self.activation == "uint8" else "s8"
+
+
+_IN_ORDER = ("cortex-a34", "cortex-a35", "cortex-a53", "cortex-a55")
+
+
+def target_of(kind: Mapping[str, Any]) -> Any:
+    """The ``tvm.target.Target`` of a dictionary, tuned for these kernels; raises what TVM raises for one that it does not know.
+
+    Where products need registers of their own (aarch64 without dot product), LLVM's scheduler would put all of them before the sums and
+    spill; told not to look at latencies it leaves the order of the kernels. Cores that execute in order need what it does.
+    """
+    from tvm.target import Target
+
+    target = Target(dict(kind))
+    cpu = cpu_of(target)
+    if cpu.form != "smull" or cpu.name in _IN_ORDER:
+        return target
+    return Target({**kind, "mattr": [*kind.get("mattr", ()), "+disable-latency-sched-heuristic"]})
 
 
 def cpu_of(target: Any) -> Cpu:
@@ -106,18 +128,26 @@ def _sdot() -> Dot:
 
 
 def _smull() -> Dot:
-    """Two products of weights within ±127 fit 16 bits: multiply to 16 bits, add neighbours, add neighbours again to 32 bits."""
+    """Products of weights within ±127: two of them fit 16 bits, so that one instruction adds neighbours to the 32-bit sums of four."""
 
-    def split(word: Word) -> tuple[Any, ...]:
+    def activation(word: Word) -> tuple[Any, ...]:
+        (values,) = _bytes(signed=True)(word)
+        return tuple(shuffle([values], [4 * lane + i for lane in range(4) for i in pair]) for pair in ((0, 1), (2, 3)))
+
+    def weight(word: Word) -> tuple[Any, ...]:
         (values,) = _bytes(signed=True)(word)
         return shuffle([values], range(8)), shuffle([values], range(8, 16))
 
-    def mac(acc: Any, a: tuple[Any, ...], w: tuple[Any, ...]) -> Any:
-        low, high = (call("int16x8", "llvm.aarch64.neon.smull.v8i16", x, y) for x, y in zip(a, w, strict=True))
-        pairs = call("int16x8", "llvm.aarch64.neon.addp.v8i16", low, high)
-        return acc + call("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", pairs)
+    def copies(words: Word, i: int) -> tuple[Any, ...]:
+        pairs = [broadcast(first | (first + 1) << 8, "int16", 4) for first in (4 * i, 4 * i + 2)]
+        table = reinterpret("int8x16", shuffle(pairs, range(8)))
+        return weight(reinterpret("int32x4", call("int8x16", "llvm.aarch64.neon.tbl1.v16i8", reinterpret("int8x16", words), table)))
 
-    return Dot(split, split, mac)
+    def mac(acc: Any, a: tuple[Any, ...], w: tuple[Any, ...]) -> Any:
+        first, second = (call("int16x8", "llvm.aarch64.neon.smull.v8i16", x, y) for x, y in zip(a, w, strict=True))
+        return acc + call("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", first + second)
+
+    return Dot(activation, weight, mac, copies, halves=True)
 
 
 def _avx2() -> Dot:

@@ -16,12 +16,14 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import StageFailed, ToolchainMissing
+from targets.emulate.cpus import cpu_model
 from targets.emulate.emulator import Emulator
 from targets.emulate.encodings import CLASSES
 from targets.emulate.restore import Artifact, restore_on
@@ -69,6 +71,30 @@ def instructions(emulator: Emulator, artifact: Artifact, lq: NDArray[np.float32]
     plugin = _plugin()
     one, many = (_patiently(emulator, plugin, artifact, lq, repeat) for repeat in (1, 1 + REPEAT))
     return {name: (many[name] - one[name]) / REPEAT for name in one}
+
+
+def of_program(cpu: str, argv: Sequence[str]) -> Counter[str]:
+    """Instructions by class that a static program for aarch64 executes from beginning to end.
+
+    Args:
+        cpu: LLVM's name of the core, as ``Emulator`` takes it.
+        argv: the command.
+
+    Raises:
+        ToolchainMissing: qemu, or the compiler that builds the plugin, is not here.
+        StageFailed: the program fails.
+
+    """
+    hint = missing()
+    if hint:
+        raise ToolchainMissing("emulate", "cannot count instructions", hint)
+    with tempfile.TemporaryDirectory(prefix="count-") as tmp:
+        log = Path(tmp) / "log.json"
+        options = ["-cpu", cpu_model(cpu).name, "-plugin", str(_plugin()), "-d", "plugin", "-D", str(log)]
+        done = subprocess.run(["qemu-aarch64", *options, *argv], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise StageFailed("emulate", f"{argv[0]} ended with {done.returncode}: {done.stderr.strip()[-400:]}", "see what it says")
+        return Counter(json.loads(log.read_text().splitlines()[-1]))
 
 
 def _patiently(emulator: Emulator, plugin: Path, artifact: Artifact, lq: NDArray[np.float32], repeat: int) -> Counter[str]:

@@ -12,7 +12,7 @@ import pytest
 from compile.tvm import BACKEND
 from compile.tvm.backend import _source, compiled, target_dict
 from compile.tvm.count import assembly, functions, inner_loops
-from compile.tvm.cpu import cpu_of
+from compile.tvm.cpu import cpu_of, target_of
 from eval.session import BuildRequest
 from pipeline.target import Target, load_target
 from quantize.artifact import ModelFolder
@@ -108,3 +108,10 @@ def test_the_form_of_a_cpu(mcpu: str, triple: str, form: str, flavour: str, half
 
     cpu = cpu_of(tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": mcpu}))
     assert (cpu.form, cpu.flavour, cpu.half) == (form, flavour, half)
+
+
+@pytest.mark.parametrize(("mcpu", "keeps"), [("carmel", True), ("cortex-a72", True), ("cortex-a53", False), ("cortex-a76", False)])
+def test_the_order_of_kernels_is_kept_where_products_need_registers(mcpu: str, keeps: bool):
+    target = target_of({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": mcpu, "mattr": ["+neon"]})
+    assert ("+disable-latency-sched-heuristic" in target.attrs["mattr"]) is keeps
+    assert "+neon" in target.attrs["mattr"]

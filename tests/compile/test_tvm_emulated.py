@@ -34,7 +34,7 @@ def test_integer_convolutions_are_exact(core: str, kernel: int, inputs: int, out
     bias, multiplier = np.zeros(total, np.int32), np.full(total, 3e-3, np.float32)
     bias[:outputs] = rng.integers(-999, 999, outputs)
     image = sample(source, 2)
-    arrays = [line(image, source), pack(weight, source, lanes, 2), bias, multiplier, np.zeros(out.size, np.int8)]
+    arrays = [line(image, source), pack(weight, source, lanes, 2, cpu.dot.halves), bias, multiplier, np.zeros(out.size, np.int8)]
     got = call(program(build_conv(conv, cpu, Tile(4, 2)), built_for, tmp_path), core, arrays)
     exact = np.rint((sums(image, weight, source, 1, 5, 11) + bias[:outputs]).astype(np.float32) * np.float32(3e-3))
     low, high = (0 if activation else -128), (round(6 / 0.07) if activation == "relu6" else 127)
@@ -52,7 +52,7 @@ def test_integer_depthwise_convolutions_are_exact(core: str, tmp_path: Path):
     conv = Depthwise(source, 3, 1, 1, Finish("", out.number, out, neon=cpu.neon))
     weight = np.random.default_rng(1).integers(-127, 128, (20, 1, 3, 3)).astype(np.int8)
     image = sample(source, 2)
-    constants = [pack_depthwise(weight, source, cpu.lanes), np.zeros(20, np.int32), np.full(20, 4e-3, np.float32)]
+    constants = [pack_depthwise(weight, source, cpu.lanes, cpu.dot.halves), np.zeros(20, np.int32), np.full(20, 4e-3, np.float32)]
     arrays = [line(image, source), *constants, np.zeros(out.size, np.int8)]
     got = call(program(build_depthwise(conv, cpu, Tile(2, 1)), built_for, tmp_path), core, arrays)
     want = np.clip(np.rint(sums(image, weight, source, 1, 5, 9).astype(np.float32) * np.float32(4e-3)), -128, 127).astype(np.int8)

@@ -10,7 +10,7 @@ import pytest
 
 from compile.tvm.backend import _lacking
 from compile.tvm.cpu import Cpu, cpu_of
-from compile.tvm.kernels.conv import Conv, Tile, blocks, build_conv, format_of, pack
+from compile.tvm.kernels.conv import Conv, Tile, blocks, build_conv, format_of, in_halves, pack
 from compile.tvm.kernels.depthwise import Depthwise, build_depthwise, pack_depthwise
 from compile.tvm.kernels.finish import Finish
 from compile.tvm.kernels.tensors import SLACK, Number, Place, pieces
@@ -149,6 +149,12 @@ def test_blocks_cover_everything_once(total: int, size: int, apart: bool):
     found = list(blocks(total, size, last_apart=apart))
     assert [first + i * n + k for n, first, times in found for i in range(times) for k in range(n)] == list(range(total))
     assert found[-1][2] == 1 or not apart
+
+
+def test_halves_of_words_lie_apart():
+    words = np.arange(32)  # two vectors of four words
+    want = [0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15]
+    assert in_halves(words, 4).tolist() == [*want, *(16 + i for i in want)]
 
 
 def test_tiles_fill_the_registers_and_known_ones_win():

@@ -34,6 +34,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_shipped_sizes_can_be_used():
     content = json.loads(SHIPPED.read_text())
     assert content
+    assert set(content.pop("evidence")) == set(content)
     for core, shapes in content.items():
         cpu = Cpu(core, "vnni512", 16, 32, "uint8")
         assert Tiles.shipped(cpu).known == {shape: Tile(*sizes) for shape, sizes in shapes.items()}

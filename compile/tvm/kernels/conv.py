@@ -2,7 +2,7 @@
 
 A word is what one 32-bit lane takes: four int8 channels for a dot product, or one float32 channel (16 bits and one channel in float16).
 Weights are packed [groups of output vectors, k, k, words, vectors of the group, lanes, channels of a word], a group being what a tile
-takes, so that every step reads them in order.
+takes, so that every step reads them in order. Where the CPU multiplies halves of words, a vector is [2, lanes, 2] instead.
 """
 
 from __future__ import annotations
@@ -76,15 +76,14 @@ def format_of(conv: Conv, cpu: Cpu) -> Format:
     lanes = cpu.lanes * (2 if dtype == "float16" else 1)
     per_word = 4 if conv.integer else 1
     words = conv.source.channels // per_word
-    by_lane = cpu.by_lane if conv.integer else cpu.neon
-    at_once = max(n for n in range(1, lanes + 1) if words % n == 0) if by_lane else 1
+    at_once = max(n for n in range(1, lanes + 1) if words % n == 0) if cpu.neon else 1
     return Format(lanes, per_word, "int8" if conv.integer else dtype, "int32" if conv.integer else dtype, at_once)
 
 
-def pack(weight: NDArray[Any], source: Place, lanes: int, group: int) -> NDArray[Any]:
+def pack(weight: NDArray[Any], source: Place, lanes: int, group: int, halves: bool = False) -> NDArray[Any]:
     """Weights [O, I, K, K] -> flat [groups, K, K, words, group, lanes, channels of a word], zeros where O or I runs out.
 
-    ``group`` is how many vectors of outputs a tile takes; the last group may be smaller.
+    ``group`` is how many vectors of outputs a tile takes; the last group may be smaller. ``halves``: as ``Dot.halves``.
     """
     per_word = 1 if source.number.is_float else 4
     outputs, inputs, k, _ = weight.shape
@@ -92,7 +91,13 @@ def pack(weight: NDArray[Any], source: Place, lanes: int, group: int) -> NDArray
     full = np.zeros((vectors * lanes, source.channels, k, k), weight.dtype)
     full[:outputs, :inputs] = weight
     split = full.reshape(vectors, lanes, source.channels // per_word, per_word, k, k)
-    return np.concatenate([split[i : i + group].transpose(4, 5, 2, 0, 1, 3).reshape(-1) for i in range(0, vectors, group)])
+    flat = np.concatenate([split[i : i + group].transpose(4, 5, 2, 0, 1, 3).reshape(-1) for i in range(0, vectors, group)])
+    return in_halves(flat, lanes) if halves and per_word == 4 else flat
+
+
+def in_halves(words: NDArray[Any], lanes: int) -> NDArray[Any]:
+    """Vectors of ``lanes`` words, flat: the first two bytes of every word before the last two."""
+    return np.ascontiguousarray(words.reshape(-1, lanes, 2, 2).transpose(0, 2, 1, 3)).reshape(-1)
 
 
 def build_conv(conv: Conv, cpu: Cpu, tile: Tile) -> Any:
@@ -162,9 +167,12 @@ class _Writer:
         return let(reinterpret(typed("int32", words), value))
 
     def _operand(self, loaded: Any, j: int) -> Any:
-        lanes = self.form.lanes
+        lanes, dot = self.form.lanes, self.cpu.dot
+        if self.conv.integer and dot.copies:
+            words = broadcast(loaded, "", lanes) if self.form.load_words == 1 else loaded
+            return tuple(let(v) for v in dot.copies(words, j))
         copies = broadcast(loaded, "", lanes) if self.form.load_words == 1 else shuffle([loaded], [j] * lanes)
-        return tuple(let(v) for v in self.cpu.dot.activation(copies)) if self.conv.integer else let(copies)
+        return tuple(let(v) for v in dot.activation(copies)) if self.conv.integer else let(copies)
 
     def _weights(self, at: Any) -> Any:
         value = load(self.weight, at, self.form.lanes * self.form.per_word)

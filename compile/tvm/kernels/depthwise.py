@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compile.tvm.kernels.conv import Tile, blocks
+from compile.tvm.kernels.conv import Tile, blocks, in_halves
 from compile.tvm.kernels.finish import Finish
 from compile.tvm.kernels.tensors import Part, Place, kernel, part, rows
 from compile.tvm.kernels.vectors import let, load, reinterpret, serial, shuffle, typed
@@ -49,14 +49,18 @@ class Depthwise:
         return -(-self.kernel // 4) if self.integer else self.kernel
 
 
-def pack_depthwise(weight: NDArray[Any], source: Place, lanes: int) -> NDArray[Any]:
-    """Weights [C, 1, K, K] -> flat [vectors, words per column, K, lanes, taps of a word], zeros where either runs out."""
+def pack_depthwise(weight: NDArray[Any], source: Place, lanes: int, halves: bool = False) -> NDArray[Any]:
+    """Weights [C, 1, K, K] -> flat [vectors, words per column, K, lanes, taps of a word], zeros where either runs out.
+
+    ``halves``: as ``Dot.halves``.
+    """
     channels, _, k, _ = weight.shape
     taps = 1 if source.number.is_float else 4
     groups, vectors = -(-k // taps), -(-source.channels // lanes)
     full = np.zeros((vectors * lanes, groups * taps, k), weight.dtype)
     full[:channels, :k] = weight[:, 0]
-    return np.ascontiguousarray(full.reshape(vectors, lanes, groups, taps, k).transpose(0, 2, 4, 1, 3)).reshape(-1)
+    flat = np.ascontiguousarray(full.reshape(vectors, lanes, groups, taps, k).transpose(0, 2, 4, 1, 3)).reshape(-1)
+    return in_halves(flat, lanes) if halves and taps == 4 else flat
 
 
 def build_depthwise(conv: Depthwise, cpu: Cpu, tile: Tile) -> Any:
