@@ -60,6 +60,11 @@ class Packed:
     overlap: Overlap
 
 
+def has_runner(attempt: Attempt) -> bool:
+    """Whether an artifact brings a program that runs it without Python."""
+    return attempt.built is not None and _module(attempt.built.facts["backend"], "runner") is not None
+
+
 def write_bundle(path: Path, packed: Sequence[Packed], facts: Mapping[str, Any], image: NDArray[np.uint8], tile: int) -> BundleFacts:
     """Write a bundle folder; what was there before goes.
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from compile.bundle import Packed, write_bundle
+from compile.bundle import Packed, has_runner, write_bundle
 from compile.candidates import BUILD_LOG, HOST_CHOICES, Attempt, build_all, plans_for
 from compile.card import model_card
 from compile.child import Runtimes
@@ -78,7 +78,7 @@ def run(ctx: StageContext) -> StageResult:
     outcome = Outcome(chosen, host, limits, "measured" if target.is_host else "estimated")
     content = write_bundle(
         ctx.workdir / "bundle",
-        _packed(judge, judged, outcome),
+        _packed(judge, judged, outcome, _without_python(for_target, outcome)),
         _bundle_facts(ctx, target, folder, outcome),
         source[0].lq,
         config.tile,
@@ -138,13 +138,21 @@ def _fastest_here(judged: Sequence[Judged], limits: Limits) -> Judged | None:
     return min(good, key=measured, default=None)
 
 
-def _packed(judge: Judge, judged: Sequence[Judged], outcome: Outcome) -> list[Packed]:
-    """Pack the chosen artifact, the host's, and what only the device can prove: each artifact once, whatever its threads."""
+def _without_python(judged: Sequence[Judged], outcome: Outcome) -> Judged | None:
+    """Where the chosen artifact runs from Python alone, and the device may have none: the fastest that passes and brings its own runner."""
+    plan = outcome.chosen.attempt.plan
+    if plan.runs_on != "cpu" or has_runner(outcome.chosen.attempt):
+        return None
+    return choose([j for j in judged if j.parity.verdict is Verdict.PASSED and has_runner(j.attempt)], outcome.limits)
+
+
+def _packed(judge: Judge, judged: Sequence[Judged], outcome: Outcome, beside: Judged | None) -> list[Packed]:
+    """Pack the chosen artifact, the one ``beside`` it, the host's, and what only the device can prove: each once, whatever its threads."""
     found: dict[str, Packed] = {}
-    rank = {id(outcome.chosen): 0, id(outcome.host): 1}
-    for j in sorted(judged, key=lambda j: (rank.get(id(j), 2), j.time_ms)):
+    rank = {id(outcome.chosen): 0, id(beside): 1, id(outcome.host): 2}
+    for j in sorted(judged, key=lambda j: (rank.get(id(j), 3), j.time_ms)):
         if (id(j) in rank or j.parity.verdict is Verdict.UNPROVEN) and j.attempt.plan.artifact not in found:
-            role = "target" if j is outcome.chosen else "host" if j is outcome.host else "unproven"
+            role = "target" if j in (outcome.chosen, beside) else "host" if j is outcome.host else "unproven"
             single = replace(j.attempt, plan=replace(j.attempt.plan, threads=1))  # its name is the artifact's
             found[j.attempt.plan.artifact] = Packed(
                 single, judge.reference(j.attempt), judge.opening(j.attempt), role, judge.overlap(j.attempt)

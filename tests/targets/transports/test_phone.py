@@ -11,7 +11,7 @@ import pytest
 
 from compile.bundle import write_manifest
 from eval.bundle import Bundle
-from pipeline.target import Frame, load_target
+from pipeline.target import Calibration, Frame, KindCost, load_target
 from tests.boards.run_example import NAME, make_run
 from tests.compile.conftest import compile_stage
 from tests.compile.networks import SMALL, write_model_folder
@@ -55,12 +55,16 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Android bundle of a small student: LiteRT's and TVM's int8."""
+    """The Android bundle of a small student: LiteRT's int8, taken for the fastest, and beside it TVM's, which needs no Python."""
     phone = load_target("android-arm64")
     asked = tuple(b.model_copy(update={"precisions": ("int8",)}) for b in phone.backends if b.use in ("litert", "tvm"))
     folder = tmp_path_factory.mktemp("phone")
     model = write_model_folder(folder / "model", SMALL)
-    target = phone.model_copy(update={"backends": asked, "frame": Frame(width=200, height=120)})
+    free = {"precision": "int8", "launch_us": 0, "us_per_mmac": 0, "us_per_mb": 0, "networks": 1}
+    costs = tuple(KindCost(kind=kind, **free) for kind in ("dense", "narrow", "pointwise", "depthwise"))
+    fast = Calibration(backend="litert", precision="int8", threads=phone.cpu.cores, costs=costs, networks=1, error=0)
+    rates = {"cpu": phone.rates["cpu"].model_copy(update={"calibrations": (fast,)})}
+    target = phone.model_copy(update={"backends": asked, "frame": Frame(width=200, height=120), "rates": rates})
     return compile_stage(model, target, folder / "work").outputs["bundle"].path
 
 
@@ -146,7 +150,7 @@ def test_what_runs_there_takes_the_place_of_what_does_not(
 def test_what_was_asked_for_by_name_is_not_replaced(bundle: Path, phone: Device, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]):
     run = finished(bundle, tmp_path / "run", "tvm-int8")
     code, _, err = benched(run, phone, cli, tmp_path / "result.json", "--artifact", "litert-int8")
-    assert code == 6
+    assert code == 6, err
     assert "the board has no python3, which litert needs to run litert-int8" in err
     assert "hint: measure what needs no Python: --artifact tvm-int8" in err
     assert list(phone.tmp.iterdir()) == []
@@ -160,6 +164,6 @@ def test_a_bundle_without_tvm_says_what_is_needed(bundle: Path, phone: Device, t
     write_manifest(run / "bundle")
     Bundle.open(run / "bundle")
     code, _, err = benched(run, phone, cli, tmp_path / "result.json")
-    assert (code, len(err.strip().splitlines())) == (6, 2)
+    assert (code, len(err.strip().splitlines())) == (6, 2), err
     assert "the board has no python3, which litert needs to run litert-int8" in err
     assert "hint: list tvm among the target's backends and compile again, or give Termux there Python" in err
