@@ -16,6 +16,7 @@ import numpy as np
 
 from compile.source import Source, write_fixed
 from compile.tvm.cpu import cpu_of, target_of
+from compile.tvm.host import host_dict, lacking
 from compile.tvm.link import link_shared
 from compile.tvm.options import TvmOptions, options_of
 from compile.tvm.pins import misfit
@@ -30,22 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compile.tvm.lower import Lowered
-
-_X86 = (
-    "sse4.2",
-    "avx",
-    "avx2",
-    "fma",
-    "avx512f",
-    "avx512bw",
-    "avx512vl",
-    "avx512vnni",
-    "avx512vbmi",
-    "avxvnni",
-    "avx512bf16",
-    "avx512fp16",
-)
-_ARM = ("dotprod", "fullfp16", "i8mm", "sve", "sve2")
 
 
 class TvmBackend(Backend):
@@ -75,7 +60,7 @@ class TvmBackend(Backend):
         facts = {
             **{"backend": "compile.tvm", "precision": request.precision, "height": request.height, "width": request.width},
             **{"mtriple": kind["mtriple"], "mcpu": kind["mcpu"], "mattr": kind["mattr"]},
-            "runs_here": arch == platform.machine() and not _lacking(kind),
+            "runs_here": arch == platform.machine() and not lacking(kind),
             "source": source,
             "float_precision": "fp16" if request.precision == "fp16" else "fp32",
             "islands": list(lowered.islands),
@@ -95,11 +80,9 @@ class TvmBackend(Backend):
         arch = str(facts["mtriple"]).split("-")[0]
         if arch != platform.machine():
             raise StageFailed(str(path), f"is built for {arch}", f"this machine is {platform.machine()}: run it on the device")
-        lacking = _lacking(facts)
-        if lacking:
-            raise StageFailed(
-                str(path), f"is built for {facts['mcpu']}: this CPU lacks {', '.join(lacking)}", "run compile on this machine"
-            )
+        gaps = lacking(facts)
+        if gaps:
+            raise StageFailed(str(path), f"is built for {facts['mcpu']}: this CPU lacks {', '.join(gaps)}", "run compile on this machine")
         return TvmSession(path, int(facts["height"]), int(facts["width"]), threads)
 
 
@@ -144,7 +127,7 @@ def _prepare_thread_pool() -> None:
 
 def _check_tuning(options: TvmOptions, kind: Mapping[str, Any]) -> None:
     """Kernels for another machine can only be timed on one."""
-    elsewhere = _arch_and_system(kind["mtriple"])[0] != platform.machine() or bool(_lacking(kind))
+    elsewhere = _arch_and_system(kind["mtriple"])[0] != platform.machine() or bool(lacking(kind))
     if options.tune is not None and not options.tune.rpc and elsewhere:
         where = "target: backends.tvm.options.tune"
         raise UsageError(where, f"{kind['mcpu']} code does not run here to be timed", "add rpc: host:port/key, or leave tune out")
@@ -187,33 +170,12 @@ def compiled(request: BuildRequest, kind: dict[str, Any], source: Source, **opti
         ) from e
 
 
-def _lacking(facts: Mapping[str, Any]) -> list[str]:
-    """Instruction sets that a build for ``facts["mcpu"]`` may use and this CPU has not."""
-    import tvm
-    from tvm.target.codegen import llvm_cpu_has_features
-
-    built, here = (tvm.target.Target({"kind": "llvm", "mcpu": cpu}) for cpu in (str(facts["mcpu"]), _host_cpu()))
-    names = _X86 if platform.machine() == "x86_64" else _ARM
-    return [n for n in names if llvm_cpu_has_features(n, built) and not llvm_cpu_has_features(n, here)]
-
-
 def target_dict(request: BuildRequest) -> dict[str, Any]:
     """The TVM target of a request: this machine's CPU, or the one that the target file describes."""
     cpu = request.target.cpu
     if request.for_host or cpu.mcpu == "native":
         return host_dict()
     return {"kind": "llvm", "mtriple": cpu.triple, "mcpu": cpu.mcpu, "mattr": list(cpu.features)}
-
-
-def host_dict() -> dict[str, Any]:
-    """The TVM target of this machine's CPU."""
-    return {"kind": "llvm", "mtriple": f"{platform.machine()}-linux-gnu", "mcpu": _host_cpu(), "mattr": []}
-
-
-def _host_cpu() -> str:
-    from tvm.target.codegen import llvm_get_system_cpu
-
-    return str(llvm_get_system_cpu())
 
 
 def _arch_and_system(triple: str) -> tuple[str, str]:

@@ -12,9 +12,10 @@ from compile.tvm.fuse import fuse_sums
 from compile.tvm.graph import Graph
 from compile.tvm.kernels.tensors import Number
 from compile.tvm.network import read_network
+from compile.tvm.records import Search
 from compile.tvm.resize import legalize_resize
 from compile.tvm.schedule import Vectors, schedule_module
-from compile.tvm.search import Found, Search, search_module
+from compile.tvm.search import Found, search_module
 from compile.tvm.steps import Network, Step, Tensor
 from compile.tvm.tiles import Tiles
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from compile.tvm.records import Asked
-from compile.tvm.search import Search
+from compile.tvm.records import Asked, Search
 from pipeline.yamlfile import validate
 from targets.emulate.sysroot import cache_folder
 

@@ -28,6 +28,20 @@ class Asked:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How schedules are searched for.
+
+    asked    schedules for each operator, and seconds for all operators of a network together
+    records  folder of the records; created, or gone on with
+    rpc      "host:port/key" of a tracker and a board; empty times on this machine
+    """
+
+    asked: Asked
+    records: Path
+    rpc: str = ""
+
+
 class Records:
     """The records of one operator on one CPU.
 

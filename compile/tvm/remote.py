@@ -19,6 +19,7 @@ from compile.tvm.cpu import Cpu
 from compile.tvm.link import link_shared
 from compile.tvm.steps import ConvStep, Network
 from compile.tvm.tiles import Tiles
+from compile.tvm.timing import built
 from pipeline.errors import StageFailed
 
 _SECONDS = 60
@@ -118,8 +119,6 @@ class RemoteSchedules:
 
         """
         from tvm.s_tir import meta_schedule as ms
-
-        from compile.tvm.search import built
 
         self._runner = self._runner or self._started()  # not before it is needed: what is on record needs no board
         library = built(candidate.sch.mod["main"], target)

@@ -12,35 +12,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from compile.tvm.records import Asked, Records
+from compile.tvm.host import host_dict
+from compile.tvm.records import Asked, Records, Search
+from compile.tvm.timing import alone, built, time_here
 
 _SEED = 1
-_ROUNDS = 5
-_PATIENCE = 4
-"""A schedule that takes this many times the fastest so far is not run again."""
 
 Timer = Callable[[Any, Any, float], float]
 """(candidate, target, seconds of the fastest so far) -> seconds; infinite for one that cannot be built or run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """How schedules are searched for.
-
-    asked    schedules for each operator, and seconds for all operators of a network together
-    records  folder of the records; created, or gone on with
-    rpc      "host:port/key" of a tracker and a board; empty times on this machine
-    """
-
-    asked: Asked
-    records: Path
-    rpc: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +69,7 @@ def search_module(mod: Any, names: list[str], target: Any, search: Search) -> li
     with _timing(search, target) as (timer, measured):
         for i, name in enumerate(names):
             var = mod.get_global_var(name)
-            records = Records(search.records, _alone(mod[var]), measured)
+            records = Records(search.records, alone(mod[var]), measured)
             with records.locked():
                 seconds = (end - time.monotonic()) * work[i] / sum(work[i:])
                 timed = measure_schedules(records, measured, timer, search.asked, seconds)
@@ -100,7 +84,7 @@ def _work(functions: list[Any]) -> list[float]:
     """Parts of the time that functions may take: half of it by their arithmetic, half evenly."""
     from tvm.s_tir.analysis import estimate_tir_flops
 
-    flops = [float(estimate_tir_flops(_alone(f))) + 1 for f in functions]
+    flops = [float(estimate_tir_flops(alone(f))) + 1 for f in functions]
     return [f + sum(flops) / len(flops) for f in flops]
 
 
@@ -109,8 +93,6 @@ def _timing(search: Search, target: Any) -> Iterator[tuple[Timer, Any]]:
     """What times schedules, and the CPU that it does it on: ``target`` itself where that is possible."""
     import tvm
 
-    from compile.tvm.backend import host_dict
-
     if search.rpc:
         from compile.tvm.remote import RemoteSchedules
 
@@ -118,12 +100,6 @@ def _timing(search: Search, target: Any) -> Iterator[tuple[Timer, Any]]:
             yield remote, target
     else:
         yield time_here, target if _runs_here(target) else tvm.target.Target(host_dict())
-
-
-def _alone(func: Any) -> Any:
-    import tvm
-
-    return tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
 
 
 def _as_before(scheduled: Any, plain: Any) -> Any:
@@ -183,41 +159,9 @@ def _as_dict(target: Any) -> dict[str, Any]:
 
 
 def _runs_here(target: Any) -> bool:
-    from compile.tvm.backend import host_dict
-
     host = host_dict()
     return all(str(target.attrs.get(k, "")) == host[k] for k in ("mtriple", "mcpu"))
 
 
-def built(func: Any, target: Any) -> Any | None:
-    """TVM's executable of a scheduled function; None where the code generator cannot do what the schedule asks for."""
-    import tvm
-
-    try:
-        return tvm.compile(_alone(func), target=target)
-    except (RuntimeError, ValueError, TypeError):
-        return None
-
-
 def _builds(func: Any, target: Any) -> bool:
     return built(func, target) is not None
-
-
-def time_here(candidate: Any, target: Any, fastest: float) -> float:
-    """Time a candidate on one thread of this machine: the lower quartile of its CPU time in seconds, which other work hardly moves."""
-    import tvm
-
-    func = candidate.sch.mod["main"]
-    library = built(func, target)
-    if library is None:
-        return float("inf")
-    tvm.get_global_func("runtime.config_threadpool")(1, 1)
-    rng = np.random.default_rng(0)
-    given = [tvm.runtime.tensor(rng.random(tuple(int(d) for d in p.shape)).astype(str(p.dtype))) for p in func.params]
-    library["main"](*given)  # LLVM writes the code at the first call
-    times: list[float] = []
-    while len(times) < _ROUNDS and min(times, default=0.0) < _PATIENCE * fastest:
-        start = time.thread_time()
-        library["main"](*given)
-        times.append(time.thread_time() - start)
-    return float(np.percentile(times, 25))

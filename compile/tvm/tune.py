@@ -179,8 +179,8 @@ def _network(folder: ModelFolder, precision: str, size: int) -> tuple[Any, Cpu, 
     import tvm
 
     from compile.source import source_file
-    from compile.tvm.backend import host_dict
     from compile.tvm.cpu import cpu_of
+    from compile.tvm.host import host_dict
     from models.export import fix_size
 
     target = tvm.target.Target(host_dict())

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from compile.tvm.backend import host_dict
 from compile.tvm.functions import FUNCTIONS
+from compile.tvm.host import host_dict
 
 VALUES = np.linspace(-9, 9, 4096, dtype=np.float32).reshape(4, 1024)
 

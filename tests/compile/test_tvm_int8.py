@@ -56,7 +56,7 @@ def photo(height: int, width: int) -> np.ndarray:
 def host_target() -> Any:
     import tvm
 
-    from compile.tvm.backend import host_dict
+    from compile.tvm.host import host_dict
 
     return tvm.target.Target(host_dict())
 

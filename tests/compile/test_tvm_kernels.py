@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compile.tvm.backend import _lacking
 from compile.tvm.cpu import Cpu, cpu_of
+from compile.tvm.host import lacking
 from compile.tvm.kernels.conv import Conv, Tile, blocks, build_conv, format_of, in_halves, pack
 from compile.tvm.kernels.depthwise import Depthwise, build_depthwise, pack_depthwise
 from compile.tvm.kernels.finish import Finish
@@ -23,7 +23,7 @@ def target(mcpu: str) -> Any:
     import tvm
 
     kind = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": mcpu, "mattr": []}
-    if platform.machine() != "x86_64" or _lacking(kind):
+    if platform.machine() != "x86_64" or lacking(kind):
         pytest.skip(f"this CPU does not run code for {mcpu}")
     return tvm.target.Target(kind)
 

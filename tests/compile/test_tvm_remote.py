@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compile.tvm.backend import host_dict
 from compile.tvm.cpu import cpu_of
 from compile.tvm.fuse import fuse_sums
 from compile.tvm.graph import Graph
+from compile.tvm.host import host_dict
 from compile.tvm.kernels.conv import Tile
 from compile.tvm.kernels.tensors import Number
 from compile.tvm.network import read_network
-from compile.tvm.records import Asked, Records
+from compile.tvm.records import Asked, Records, Search
 from compile.tvm.remote import Remote, RemoteSchedules
-from compile.tvm.search import Found, Search, measure_schedules, search_module
+from compile.tvm.search import Found, measure_schedules, search_module
 from compile.tvm.steps import ConvStep
 from compile.tvm.tiles import Tiles
 from compile.tvm.tune import tune_network

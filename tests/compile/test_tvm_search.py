@@ -18,11 +18,10 @@ from compile.onnxruntime.backend import OnnxSession
 from compile.parity import output_psnr
 from compile.reasons import build_notes
 from compile.tvm import BACKEND, search
-from compile.tvm.backend import host_dict
+from compile.tvm.host import host_dict
 from compile.tvm.lower import Lowered, lower
 from compile.tvm.options import TvmOptions
-from compile.tvm.records import Asked, key_of
-from compile.tvm.search import Search
+from compile.tvm.records import Asked, Search, key_of
 from eval.session import BuildRequest, open_session
 from pipeline.errors import UsageError
 from pipeline.target import load_target
