@@ -53,7 +53,7 @@ def test_the_host_s_artifact_verifies_and_is_timed(copy: Path, bench: Bench, com
     assert {"machine", "cpu", "python", "hostname", "runtime", "clocks", "power_mode", "board"} <= set(result["device"])
     asked = {"warmup_s": 0, "min_seconds": 0.05, "min_count": 12, "threads": 1, "frame": [180, 316], "input": [96, 96]}
     assert {k: result["protocol"][k] for k in asked} == asked
-    assert result["samples"]["peak_rss_mb"] > 1 and result["samples"]["throttled"] == []
+    assert result["samples"]["peak_rss_mb"] > 0.1 and result["samples"]["throttled"] == []
 
 
 def test_images_and_folders_are_restored(copy: Path, bench: Bench, tmp_path: Path):

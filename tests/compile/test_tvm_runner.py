@@ -120,7 +120,7 @@ def test_what_it_cannot_do_is_one_clear_line(int8: Built, runner: Runner, tmp_pa
         ("restore", int8.path, text, tmp_path / "out", 12, 0, 8): "text is no PPM image (P6, 8 bits)",
         ("restore", int8.path, tmp_path / "nowhere", tmp_path / "out", 12, 0, 8): "nowhere cannot be read",
         ("restore", int8.path, text, tmp_path / "out", 12, -2, 8): "BLEND is -2: give the artifact's blend from bundle.json",
-        ("restore", int8.path, text, tmp_path / "out", 12, 8): "usage: deblur-runner verify",
+        ("restore", int8.path, text, tmp_path / "out", 12, 8): "usage: deblur-runner --verify",
         ("verify", int8.path, lq, want, 40, 1000): "THREADS is 1000: give 1 to 256, or 0 for all cores",
         ("verify", spoilt, lq, want, 40): "the library calls 'vm.builtin.alloc_other_', which this runner has not: run it with TVM",
         (): "usage: deblur-runner --verify",

@@ -22,12 +22,6 @@ typedef struct {
   const char *artifact, *out;
 } Options;
 
-double now_ms(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
-}
-
 static double number_of(const char *name, const char *word, double least) {
   char *end = NULL;
   double value = word ? strtod(word, &end) : NAN;

@@ -4,6 +4,4 @@
 /* ``--verify`` and ``--bench`` with the options of the bundle's bench.py; returns the exit status. */
 int bench(int count, char **words);
 
-double now_ms(void);
-
 #endif

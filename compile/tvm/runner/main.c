@@ -7,6 +7,7 @@
 
 #include "bench.h"
 #include "bundle.h"
+#include "measure.h"
 #include "tiles.h"
 
 static const char *usage =

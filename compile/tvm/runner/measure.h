@@ -25,6 +25,9 @@ typedef struct {
   double peak_mb;
 } Measured;
 
+/* Milliseconds of a clock that only goes on. */
+double now_ms(void);
+
 /* Warms up, then times the network alone and whole frames, from the encoded image to the stitched result. */
 void measure(Bundle *bundle, const Asked *asked, Measured *measured);
 
