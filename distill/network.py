@@ -15,6 +15,7 @@ from distill.settings import DistillConfig, StudentAdversarial
 from models import checkpoint
 from models.arch import build, load_arch
 from models.foreign import load_checkpoint
+from models.silent import silence
 from models.weights import has_header
 from pipeline.contract import StageContext
 from pipeline.store import hash_path
@@ -149,6 +150,9 @@ def _fresh(config: NetworkConfig, train: TrainConfig, label: str) -> nn.Module:
 
 
 def _made(config: NetworkConfig, network: nn.Module, history: Sequence[Mapping[str, Any]], note: str) -> Made:
+    silent = silence(network)
+    if silent:
+        note += f"; {silent} channels that training hardly heard are held silent"
     return Made(network, config.arch, load_arch(config.arch).config_of(network), history, note)
 
 

@@ -97,7 +97,7 @@ def load_bundle(folder: Path = HERE) -> Json:
     """Read bundle.json."""
     try:
         bundle: Json = json.loads(read_text(folder / "bundle.json"))
-        bundle["artifacts"], bundle["network"]["size_multiple"], bundle["frame"]["height"]
+        bundle["artifacts"], bundle["network"]["size_multiple"]
     except (ValueError, KeyError, TypeError):
         raise DeviceError("bundle.json is missing or damaged: copy the bundle again") from None
     return bundle
