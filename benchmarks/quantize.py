@@ -42,7 +42,6 @@ from train.determinism import seeded
 from train.recover import recover
 
 SEED = 2026
-SPREAD = 24
 
 
 class Talk:
@@ -86,6 +85,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, help="float network; without it a student is trained")
     parser.add_argument("--train", type=Path, help="folder of pairs to train and calibrate on")
+    parser.add_argument("--images", type=int, default=24, help="pairs of TRAIN that calibrate and judge, half each")
     parser.add_argument("--test", type=Path, help="folder of pairs that the figures are of")
     parser.add_argument("--crop", type=int, help="cut images of the folders to this size")
     parser.add_argument("--limit", type=int, help="test pairs, spread over the folder")
@@ -105,10 +105,11 @@ def arguments() -> argparse.Namespace:
 def contest_of(options: argparse.Namespace, workdir: Path) -> Contest:
     """The stage's contest under these options, guided by the float network itself."""
     train = source(options.train, "train", options.crop)
-    calibrate = source(options.train, "calibrate", options.crop, SPREAD if options.train else None)
+    calibrate = source(options.train, "calibrate", options.crop, options.images if options.train else None)
     path = options.checkpoint or trained_student(train, workdir, options.student_steps)
     config = {
         "contenders": options.contenders,
+        "images": options.images,
         "calibration": ["percentile", "mse", "median", "minmax"],
         "batchnorm": options.batchnorm,
         "guide": "input",

@@ -50,7 +50,7 @@ class Outcome:
             return f"faster by {100 * (1 - mine / best):.0f} %, but unproven: {both}"
         if mine == best:
             return f"as fast, and larger or later in the alphabet: {both}, {j.mb:.2f} MB against {self.chosen.mb:.2f}"
-        return f"slower by {100 * (mine / best - 1):.0f} %: {both}"
+        return f"{mine / best:.3g} times as slow: {both}" if mine >= 2 * best else f"slower by {100 * (mine / best - 1):.0f} %: {both}"
 
 
 def notes(for_target: Sequence[Judged], chosen: Judged) -> list[str]:

@@ -30,7 +30,7 @@ def short_pipeline(folder: Path) -> Path:
         settings = {"recover": recover, "max_drop": 50.0, "min_speedup": 0.0, "tile": 128, "seconds": 0.1}
         stages[name]["with"] = {**stages[name].get("with", {}), **settings}
         stages[name]["gates"] = [{"metric": "psnr", "drop_at_most": 50, "against": "distill"}]
-    stages["compile"]["with"] = {"tile": 128, "seconds": 0.1, "max_drop": 50.0, "max_drop_worst": 50.0}
+    stages["compile"]["with"] = {"threads": 1, "tile": 128, "seconds": 0.1, "max_drop": 50.0, "max_drop_worst": 50.0}
     stages["benchmark"]["with"] = {"seconds": 0.1, "count": 2}
     path = folder / "pipeline.yaml"
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
