@@ -25,10 +25,11 @@ SIDE = 64
 RUNS = [(backend, precision) for backend in ("tvm", "litert", "onnxruntime") for precision in ("fp32", "int8")]
 SMALL_EQUAL = {"tvm": 1.0, "litert": 1.0, "onnxruntime": 0.9}
 DEFAULT_EQUAL = {"tvm": 0.8, "litert": 1.0, "onnxruntime": 0.8}
-"""Least share of an int8 network's output values that are the same 8-bit levels on both CPUs; the others differ by one level.
-Measured when this was written: for the small student all of TVM's and LiteRT's; for the one of default size all of LiteRT's, 92 % of
-TVM's, 88 % of ONNX Runtime's. TVM's differ because some activations exceed 127 steps behind a ReLU: the "u8" file of this machine holds
-them, the "s8" file of the board clips them (14 of half a million here). Every step is exact (``test_tvm_same_steps``)."""
+"""Least share of an int8 network's output values that are the same 8-bit levels on both CPUs; the others differ by one level, TVM's
+of default size by two at most. Measured: for the small student all of TVM's and LiteRT's, 95 % of ONNX Runtime's; for the one of
+default size all of LiteRT's, 90 % of TVM's (one value by two levels), 88 % of ONNX Runtime's with an earlier epsilon. TVM's differ
+because some activations exceed 127 steps behind a ReLU: the "u8" file of this machine holds them, the "s8" file of the board clips
+them (14 of half a million were seen). Every step is exact (``test_tvm_same_steps``)."""
 
 
 def board(name: str) -> Target:
@@ -88,7 +89,7 @@ def check(key: tuple[str, str], got: np.ndarray, want: np.ndarray, equal: Mappin
     backend, precision = key
     if precision == "int8":
         found = levels(got, want)
-        assert max(map(abs, found)) <= (1 if equal[backend] == SMALL_EQUAL[backend] else 2), (key, found)  # a clipped value moves more
+        assert max(map(abs, found)) <= (2 if (backend, equal) == ("tvm", DEFAULT_EQUAL) else 1), (key, found)
         assert found[0] >= equal[backend] * got.size, (key, found)
     else:
         assert output_psnr(got, want) >= FLOAT_DB[precision], key
