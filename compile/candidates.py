@@ -89,6 +89,11 @@ def plans_for(target: Target, backends: Sequence[str] = (), threads: Sequence[in
     return out
 
 
+def host_plans() -> list[Plan]:
+    """What this machine runs beside the target's own candidates, the one it would rather have first."""
+    return [Plan(use, precision, for_host=True, beside=True) for use, precision in HOST_CHOICES]
+
+
 def build_all(plans: Sequence[Plan], model: Path, target: Target, workdir: Path, tile: int) -> Iterator[Attempt]:
     """Build candidates, then what this machine still lacks: ``HOST_CHOICES`` for a board, or where nothing else runs here.
 
@@ -109,7 +114,7 @@ def build_all(plans: Sequence[Plan], model: Path, target: Target, workdir: Path,
             here.add((attempt.plan.use, attempt.plan.precision))
         yield attempt
     if not target.is_host or not here:
-        rest = [Plan(use, p, for_host=True, beside=True) for use, p in HOST_CHOICES if (use, p) not in here]
+        rest = [plan for plan in host_plans() if (plan.use, plan.precision) not in here]
         yield from build_parallel(rest, model, target, workdir, tile)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from compile.bundle import Packed, has_runner, write_bundle
-from compile.candidates import BUILD_LOG, HOST_CHOICES, Attempt, build_all, plans_for
+from compile.candidates import BUILD_LOG, Attempt, build_all, host_plans, plans_for
 from compile.card import model_card
 from compile.child import Runtimes
 from compile.judge import Judge, Judged, choose
@@ -111,18 +111,18 @@ def _require_any(attempts: Sequence[Attempt]) -> None:
 
 
 def _build(ctx: StageContext, target: Target, config: CompileConfig) -> list[Attempt]:
-    """Build everything; attempts in the order of the plans, whichever was done first."""
+    """Build everything; attempts in the order of the plans, then of the host's choices, whichever was done first."""
     plans = plans_for(target, config.backends, config.threads)
     attempts: list[Attempt] = []
-    total = len(plans) + len(HOST_CHOICES)
+    total = len(plans) + len(host_plans())
     for attempt in build_all(plans, ctx.inputs["model"].path, target, ctx.workdir / "candidates", config.tile):
         attempts.append(attempt)
         ctx.progress.update("build", len(attempts), total)
         if attempt.built is None:
             for line in (f"{attempt.plan.name}: {attempt.reason}", *_said(ctx.workdir / "candidates" / attempt.plan.artifact / BUILD_LOG)):
                 ctx.progress.log(line)
-    order = {p.name: i for i, p in enumerate(plans)}
-    return sorted(attempts, key=lambda a: order.get(a.plan.name, total))
+    order = [*(p.name for p in plans), *(p.name for p in host_plans())]
+    return sorted(attempts, key=lambda a: order.index(a.plan.name))
 
 
 def _said(log: Path) -> list[str]:
