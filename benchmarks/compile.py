@@ -1,11 +1,12 @@
 """Every artifact of a student against ONNX Runtime fp32 and against what the common tools make of it: one run, timed in turn.
 
-    python benchmarks/compile.py [--checkpoint student.safetensors] [--pairs DIR] [--activations relu hardswish] [--seeds 2]
-                                 [--size 256] [--threads 1] [--seconds 3] [--operators] [--clock wall] [--json FILE]
+    python benchmarks/compile.py [--model FOLDER | --checkpoint student.safetensors] [--activations relu hardswish] [--seeds 2]
+                                 [--pairs DIR] [--size 256] [--threads 1] [--seconds 3] [--operators] [--clock wall] [--json FILE]
 
-With --checkpoint that student, otherwise students of default size with random weights: one for each activation and seed. DIR holds
-``blur/`` and ``sharp/``; without it, the embedded photographs. Every fifth pair calibrates int8 (at most 8, mean squared error, no
-training), the others are judged, by the middle of each. Every folder of compile/ is built in every precision; what is not installed, or is
+With --model what the quantize stage handed on (a run's ``stages/…-quantize/model``), its scales and trained weights as they are; with
+--checkpoint that student, otherwise students of default size with random weights, one for each activation and seed, calibrated by mean
+squared error, no training. DIR holds ``blur/`` and ``sharp/``; without it, the embedded photographs. Every fifth pair calibrates (at
+most 8), the others are judged, by the middle of each. Every folder of compile/ is built in every precision; what is not installed, or is
 no precision of it, is listed with the reason. Rows:
 
     p50, x       median in ms; how many times faster than ONNX Runtime fp32: the median of the ratios, taken turn by turn
@@ -94,6 +95,15 @@ def pairs(folder: Path | None) -> tuple[list[Pair], list[Pair]]:
     return [calibrate[i] for i in range(min(8, len(calibrate)))], [test[i] for i in range(len(test))]
 
 
+def models(options: argparse.Namespace, calibration: Sequence[Any], work: Path) -> Iterator[tuple[str, ModelFolder]]:
+    """Name and model folder of every student that is asked for."""
+    if options.model:
+        yield f"as quantized ({options.model})", ModelFolder(options.model)
+        return
+    for i, (name, folded) in enumerate(students(options)):
+        yield name, quantized(folded, calibration, work / f"model{i}")
+
+
 def students(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     """Name and float network, batch norm folded."""
     import torch
@@ -156,11 +166,14 @@ def measure(
     folder: ModelFolder, calibration: Sequence[Any], source: Crops, options: argparse.Namespace, work: Path
 ) -> list[dict[str, Any]]:
     """Build everything, time it in turn, judge it: a row for each."""
+    work.mkdir()
     made = list(artifacts(folder, options, work))
     seconds = {a.plan.name: s for a, s in made}
     ours, today = [a for a, _ in made], list(todays(folder, calibration, work, options.threads))
+    lacking = [a.plan.name for a in ours if f": has no {a.plan.precision}" in a.reason]
+    print(f"no precision of its backend: {', '.join(lacking)}")
     for a in (*ours, *today):
-        if a.built is None:
+        if a.built is None and a.plan.name not in lacking:
             print(f"{a.plan.name:<24}{a.reason}")
     ours, today = ([a for a in some if a.built is not None] for some in (ours, today))
     base, null = (Plan(name, "fp32", threads=options.threads).name for name in ("onnxruntime", "null"))
@@ -228,7 +241,9 @@ def line(r: dict[str, Any]) -> str:
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model", type=Path)
+    which.add_argument("--checkpoint", type=Path)
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--activations", nargs="+", default=["relu", "hardswish"])
     for name, kind, default in (("seeds", int, 2), ("size", int, 256), ("threads", int, 1), ("seconds", float, 3.0)):
@@ -249,12 +264,11 @@ def main() -> int:
     source = Crops(judged, options.size)
     calibration = [to_batch(p.lq) for p in Crops(calibrate, options.size)]
     report = {}
-    for name, folded in students(options):
-        with tempfile.TemporaryDirectory() as tmp:
-            folder = quantized(folded, calibration, Path(tmp) / "model")
+    with tempfile.TemporaryDirectory() as tmp:
+        for number, (name, folder) in enumerate(models(options, calibration, Path(tmp))):
             images = f"{len(source)} images judged, {len(calibration)} calibrate"
             print(f"\n{name}: {options.size}x{options.size}, {options.threads} thread(s), {options.clock} clock, {images}", flush=True)
-            rows = measure(folder, calibration, source, options, Path(tmp))
+            rows = measure(folder, calibration, source, options, Path(tmp) / str(number))
             report[name] = sorted(rows, key=lambda r: -r.get("x", 0.0))
             print(HEAD, *(line(r) for r in report[name]), sep="\n", flush=True)
             if options.operators:

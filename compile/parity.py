@@ -1,9 +1,10 @@
 """Is a compiled artifact still the same network? Floats by PSNR between outputs, integers by task PSNR and exact scales.
 
 End-to-end equality of int8 outputs is not defined: the order of additions alone moves them to about 50 dB of each other, while the
-task PSNR stays put. Nor are one backend's artifacts for two CPUs equal where they come from files of two flavours: behind a ReLU "u8"
-(x86) holds up to 255 steps and "s8" (Arm) clips at 127, so that a value may lose up to 128 steps of its tensor there, and everything
-that reads it differs. TVM's kernels compute the same integers from the same integers on both. NaN never passes.
+task PSNR stays put. Nor are one backend's artifacts for two CPUs equal where they come from files of two flavours, unless the network's
+activations are unsigned: behind a ReLU "u8" (x86) holds up to 255 steps and "s8" (Arm) clips at 127, so that a value may lose up to 128
+steps of its tensor there, and everything that reads it differs. TVM's kernels compute the same integers from the same integers on both.
+NaN never passes.
 """
 
 from __future__ import annotations
@@ -168,9 +169,9 @@ def scale_differences(path: Path, scales: Mapping[str, Any]) -> list[str]:
 
 
 def _zero_fits(found: tuple[NDArray[Any], NDArray[Any]], want: Mapping[str, Any]) -> bool:
-    """Signed files have zero points 0; unsigned ones 0 for what cannot be negative, else 128."""
-    unsigned = found[1].dtype == np.uint8
-    return bool(found[1].reshape(-1)[0] == (128 if unsigned and not want["non_negative"] else 0))
+    """Signed files have the zero points that are said; unsigned ones 0 for what cannot be negative, else 128."""
+    unsigned = (0 if want["non_negative"] else 128) if found[1].dtype == np.uint8 else want["zero_point"]
+    return bool(found[1].reshape(-1)[0] == unsigned)
 
 
 def _same(found: NDArray[Any], want: Sequence[float]) -> bool:

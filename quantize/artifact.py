@@ -9,7 +9,8 @@
     quantization.json        scales of every tensor by name                             (absent when the network stayed in float)
     checkpoint.safetensors   the network of float.onnx: the stage's input, batch norm folded (``models.checkpoint``)
 
-Reading it needs neither torch nor onnx.
+Where ``unsigned`` of the facts says so, tensors that cannot be negative have a zero point of -128 in qdq_s8.onnx, which TensorRT does not
+take. Reading the folder needs neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class ModelFacts(BaseModel):
     output: str = Field(default="restored", description="name of the output: float32 [1, 3, H, W], unclamped")
     quantized_convs: int = Field(default=0, ge=0, description="convolutions that run in int8")
     quantized_tensors: int = Field(default=0, ge=0, description="activation tensors that are int8")
+    unsigned: bool = Field(default=False, description="tensors that cannot be negative have 255 steps above 0: zero points other than 0")
     float_tensors: tuple[str, ...] = Field(default=(), description="activation tensors that were put back to float")
     scale_range: tuple[float, float] = Field(default=(0.0, 0.0), description="smallest and largest activation scale")
 

@@ -1,9 +1,10 @@
 """First scales from a calibration set: the float network's activations are seen twice, once for their range and once for their histogram.
 
-``percentile``: the 99.99th percentile of the magnitudes becomes 127 steps. ``mse``: the range that makes the squared rounding error
-least. ``median``: the median over the pictures of each one's own 99.99th percentile; a picture that drives the network to a hundred
-times its usual magnitudes (trained students do that on some) spoils the scales of all others by the first two, and not by this.
-``minmax``: the largest magnitude, which a single outlier decides; what common tools do, kept as a comparison.
+``percentile``: the 99.99th percentile of the magnitudes becomes the last step: 127, or 255 of an unsigned tensor. ``mse``: the range
+that makes the squared rounding error least. ``median``: the median over the pictures of each one's own 99.99th percentile; a picture
+that drives the network to a hundred times its usual magnitudes (trained students do that on some) spoils the scales of all others by
+the first two, and not by this. ``minmax``: the largest magnitude, which a single outlier decides; what common tools do, kept as a
+comparison.
 """
 
 from __future__ import annotations
@@ -61,20 +62,20 @@ class Histogram:
             return 0.0
         return float((np.searchsorted(cumulative, cumulative[-1] * q / 100) + 1) * self.largest / BINS)
 
-    def top(self, method: Method) -> float:
-        """The magnitude that becomes 127 steps."""
+    def top(self, method: Method, steps: int = ACTIVATIONS.high) -> float:
+        """The magnitude that becomes ``steps`` steps."""
         if method == "minmax":
             return self.largest
         if method == "median":
             return float(np.median(self.tops))
-        return self.percentile(PERCENTILE) if method == "percentile" else self.best_range()
+        return self.percentile(PERCENTILE) if method == "percentile" else self.best_range(steps)
 
-    def best_range(self) -> float:
-        """The range [0, r] that, in 127 steps with clipping, has the least squared error over the counted values."""
+    def best_range(self, steps: int = ACTIVATIONS.high) -> float:
+        """The range [0, r] that, in ``steps`` steps with clipping, has the least squared error over the counted values."""
         ranges = self.largest * np.linspace(0.1, 1.0, 91)
-        scales = ranges[:, None] / ACTIVATIONS.high
+        scales = ranges[:, None] / steps
         centres = self.centres[None]
-        rounded = np.minimum(np.rint(centres / np.maximum(scales, 1e-30)), ACTIVATIONS.high) * scales
+        rounded = np.minimum(np.rint(centres / np.maximum(scales, 1e-30)), steps) * scales
         errors = ((rounded - centres) ** 2 * self.counts[None]).sum(1)
         return float(ranges[int(np.argmin(errors))])
 
@@ -115,8 +116,8 @@ def set_scales(network: nn.Module, histograms: Histograms, method: Method) -> No
     set_float(network, ())
     for quantizer in quantizers(network).values():
         if quantizer.leader is quantizer:
-            histogram = histograms[quantizer.name]
-            quantizer.set_scale(histogram.top(method) / ACTIVATIONS.high)
+            steps = quantizer.range.high
+            quantizer.set_scale(histograms[quantizer.name].top(method, steps) / steps)
 
 
 def calibration_images(pairs: Iterable[Pair], multiple: int) -> Iterator[Tensor]:

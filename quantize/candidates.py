@@ -17,7 +17,7 @@ from models.spec import size_multiple
 from pipeline.contract import StageContext
 from quantize.calibrate import Histograms, Method, calibration_images, observe, set_scales
 from quantize.equalise import correct_biases, equalise
-from quantize.insert import prepare
+from quantize.insert import prepare, takes_unsigned
 from quantize.judged import Judged, psnr_per_image
 from quantize.split import split
 from quantize.trainings import CONTROL, planned, train_all
@@ -43,7 +43,8 @@ class Contest:
         self.parts = split(ctx.data["calibrate"], ctx.data["train"], self.config.images)
         ctx.progress.log(f"quantize: {self.parts.note}")
         self.images = list(calibration_images(self.parts.calibrating, size_multiple(self.folded)))
-        self.prepared = prepare(self.folded)
+        self.unsigned = takes_unsigned(ctx.target, self.config.unsigned)
+        self.prepared = prepare(self.folded, self.unsigned)
         self.float = self.judge(FLOAT, self.folded, int8=False)
 
     def candidates(self) -> list[Judged]:
@@ -106,7 +107,7 @@ class Contest:
         if self.config.correct_bias:
             yield self._corrected(best)
         if self.config.equalise:
-            equal = self._calibrated(prepare(equalise(self.folded, self.images)), "ptq-cle", (method,))[0]
+            equal = self._calibrated(prepare(equalise(self.folded, self.images), self.unsigned), "ptq-cle", (method,))[0]
             yield equal
             if self.config.correct_bias:
                 yield self._corrected(equal)

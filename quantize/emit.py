@@ -2,7 +2,8 @@
 
 TensorRT wants signed integers with zero points 0 and float biases. ONNX Runtime fuses a convolution with the ReLU behind it only when
 the unsigned zero point 0 already does the ReLU's work, and wants biases as int32 of scale (input x weight). Both files say the same
-numbers; only values above 127 steps behind a ReLU, which s8 clips, pass in u8.
+numbers; only values above 127 steps behind a ReLU, which s8 clips, pass in u8. Where such tensors are unsigned (``quantize.insert``),
+s8 says them with a zero point of -128, and the two files say the same without exception; TensorRT takes neither then.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from models.spec import size_multiple
-from quantize.fake import rounded
 from quantize.insert import QuantConv, convolutions, set_all_float, set_float
 from quantize.trace import Call, Role, Trace, trace
 
@@ -160,7 +159,7 @@ def correct_biases(network: nn.Module, images: Sequence[Tensor]) -> None:
 
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0]
-            error = conv.plain(rounded(x, conv.source[0].scale), weight, None) - conv.plain(x, conv.weight, None)
+            error = conv.plain(conv.source[0].rounded(x), weight, None) - conv.plain(x, conv.weight, None)
             errors[name] = errors.get(name, torch.zeros(error.shape[1])) + error.mean((0, 2, 3)) / len(images)
 
         return hook

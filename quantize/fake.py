@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantize.live import LiveBatchNorm
-from quantize.scheme import ACTIVATIONS, DEAD_CHANNEL, SMALLEST_SCALE, WEIGHTS, PerChannel, PerTensor
+from quantize.scheme import ACTIVATIONS, DEAD_CHANNEL, SMALLEST_SCALE, UNSIGNED, WEIGHTS, IntRange, PerChannel, PerTensor
 
 MARKER_DOMAIN = "fake_quant"
 STEP_GAIN = 2.0
@@ -39,7 +39,7 @@ class _Marker(torch.autograd.Function):
 
 
 class ActivationQuantizer(nn.Module):
-    """Fake quantization of one activation tensor, per tensor, symmetric, zero point 0.
+    """Fake quantization of one activation tensor, per tensor; in steps of its scale the zero point is 0.
 
     Args:
         name: name of the tensor, unique in its network.
@@ -47,15 +47,22 @@ class ActivationQuantizer(nn.Module):
         non_negative: the tensor cannot be negative (it follows a ReLU): an unsigned flavour may put its zero point at 0.
         leader: the quantizer whose scale this one shares, e.g. that of an up-sampling's input.
         exact: the values come unchanged from tensors on the leader's grid, so that rounding them again would change nothing.
+        unsigned: no tensor of this scale can be negative, and 255 steps are for what is above 0.
     """
 
     granularity = PerTensor()
 
     def __init__(
-        self, name: str, order: int, non_negative: bool = False, leader: ActivationQuantizer | None = None, exact: bool = False
+        self,
+        name: str,
+        order: int,
+        non_negative: bool = False,
+        leader: ActivationQuantizer | None = None,
+        exact: bool = False,
+        unsigned: bool = False,
     ) -> None:
         super().__init__()
-        self.name, self.order, self.non_negative, self.exact = name, order, non_negative, exact
+        self.name, self.order, self.non_negative, self.exact, self.unsigned = name, order, non_negative, exact, unsigned
         self.operator = ""  # ONNX operator that makes the tensor in int8, where that is no convolution
         self._leader = (leader,)  # in a tuple: torch must not register it as a child a second time
         self._enabled, self._rounds = True, True
@@ -90,6 +97,11 @@ class ActivationQuantizer(nn.Module):
         self.leader._rounds = value
 
     @property
+    def range(self) -> IntRange:
+        """The steps that the tensor may take."""
+        return UNSIGNED if self.unsigned else ACTIVATIONS
+
+    @property
     def scale(self) -> Tensor:
         """float32 [1], positive: the size of one integer step."""
         owner = self.leader
@@ -119,23 +131,23 @@ class ActivationQuantizer(nn.Module):
             return marked
         if self.exact:
             return x
-        factor = (ACTIVATIONS.high * max(1, x.numel() // x.shape[0])) ** -0.5  # LSQ's gradient scale
+        factor = (self.range.high * max(1, x.numel() // x.shape[0])) ** -0.5  # LSQ's gradient scale
         if not self.rounds:
-            return _clamped(x, self.start_or_less, factor)
+            return _clamped(x, self.start_or_less, self.range, factor)
         if not torch.is_grad_enabled():  # the same numbers in a fraction of the time
-            return rounded(x, self.scale)
-        return torch._fake_quantize_learnable_per_tensor_affine(x, self.scale, self._zero_point, ACTIVATIONS.low, ACTIVATIONS.high, factor)
+            return self.rounded(x)
+        low, high = self.range.low, self.range.high
+        return torch._fake_quantize_learnable_per_tensor_affine(x, self.scale, self._zero_point, low, high, factor)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """``x`` on the grid of the scale, without gradients."""
+        return (x / self.scale).round_().clamp_(self.range.low, self.range.high).mul_(self.scale)
 
 
-def rounded(x: Tensor, scale: Tensor) -> Tensor:
-    """``x`` on the grid of ``scale`` (float32 [1]), without gradients."""
-    return (x / scale).round_().clamp_(ACTIVATIONS.low, ACTIVATIONS.high).mul_(scale)
-
-
-def _clamped(x: Tensor, scale: Tensor, factor: float) -> Tensor:
-    """``x`` cut to [-128, 127] steps; the scale's gradient, which comes from what was cut, is multiplied by ``factor``."""
+def _clamped(x: Tensor, scale: Tensor, steps: IntRange, factor: float) -> Tensor:
+    """``x`` cut to ``steps`` of ``scale``; the scale's gradient, which comes from what was cut, is multiplied by ``factor``."""
     slow = scale * factor + (scale * (1 - factor)).detach()
-    return torch.clamp(x, slow * ACTIVATIONS.low, slow * ACTIVATIONS.high)
+    return torch.clamp(x, slow * steps.low, slow * steps.high)
 
 
 class WeightQuantization(nn.Module):

@@ -27,9 +27,8 @@ class _Rules:
     for_onnxruntime: bool
 
     def zero_point(self, activation: ActivationScale) -> np.generic:
-        """Zero point of an activation: 0, or 128 for an unsigned tensor that has negative values."""
-        unsigned = self.dtype is np.uint8
-        return self.dtype(128 if unsigned and not activation.non_negative else 0)
+        """Zero point of an activation in the type that stores it."""
+        return self.dtype(activation.zero_u8 if self.dtype is np.uint8 else activation.zero_s8)
 
 
 _RULES: dict[str, _Rules] = {"s8": _Rules(np.int8, for_onnxruntime=False), "u8": _Rules(np.uint8, for_onnxruntime=True)}

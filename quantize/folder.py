@@ -43,7 +43,7 @@ def write_folder(
         write_scales(path, parameters.to_json())
         partial = bool(parameters.float_tensors)
         operators = {} if partial else int8_operators(quantized)
-        lint(path / "qdq_s8.onnx", opset, convs=len(parameters.weights), partial=partial, operators=operators)
+        lint(path / "qdq_s8.onnx", opset, convs=len(parameters.weights), partial=partial, operators=operators, unsigned=parameters.unsigned)
     write_facts(path, _facts(folded, arch, opset, parameters))
     return ModelFolder(path)
 
@@ -58,6 +58,7 @@ def _facts(folded: nn.Module, arch: str, opset: int, parameters: Parameters | No
             "precisions": ("fp32", "int8"),
             "quantized_convs": len(parameters.weights),
             "quantized_tensors": len(parameters.activations),
+            "unsigned": parameters.unsigned,
             "float_tensors": parameters.float_tensors,
             "scale_range": parameters.scale_range(),
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,12 @@ _INPUT_NAME = "lq"
 _PROBE = 64
 
 
-def prepare(network: nn.Module) -> nn.Module:
+def prepare(network: nn.Module, unsigned: bool = False) -> nn.Module:
     """A copy of ``network`` with fake quantizers in place, all scales 1 until they are calibrated.
 
     Args:
         network: on the CPU, batch normalization already folded (``models.fold``), with ``size_multiple``.
+        unsigned: tensors that cannot be negative get 255 steps above 0 instead of 127. TensorRT, whose zero points are 0, cannot take them.
 
     Raises:
         StageFailed: nothing in it can be quantized, or an operator reads a tensor that no module made.
@@ -42,9 +43,21 @@ def prepare(network: nn.Module) -> nn.Module:
     tensors = _quantized_tensors(seen)
     if not tensors:
         raise StageFailed(type(network).__name__, "has no convolution that could run in int8", "quantize a network built of modules")
-    made = _make_quantizers(seen, tensors)
+    made = _make_quantizers(seen, tensors, unsigned)
     _attach(ready, seen, made)
     return ready
+
+
+def takes_unsigned(target: Any, asked: bool | Literal["auto"]) -> bool:
+    """Whether tensors that cannot be negative get 255 steps: as asked, or where nothing runs int8 on the target's GPU.
+
+    Args:
+        target: a ``pipeline.target.TargetView`` that reads ``backends``.
+        asked: setting of the quantize stage.
+    """
+    if asked != "auto":
+        return asked
+    return not any(b.runs_on == "gpu" and "int8" in b.precisions for b in target.backends)
 
 
 def quantizers(network: nn.Module) -> dict[str, ActivationQuantizer]:
@@ -113,8 +126,9 @@ def _fused(activation: Call, seen: Trace) -> bool:
     return made_by is not None and _is_operator(made_by, seen) and made_by.role is Role.CONV and len(seen.consumers[made_by.output]) == 1
 
 
-def _make_quantizers(seen: Trace, tensors: set[int]) -> dict[int, ActivationQuantizer]:
+def _make_quantizers(seen: Trace, tensors: set[int], unsigned: bool) -> dict[int, ActivationQuantizer]:
     leaders = _leaders(seen, tensors)
+    signed = {leaders[n] for n in tensors if n not in seen.non_negative or not unsigned}
     made: dict[int, ActivationQuantizer] = {}
     for number in sorted(tensors, key=lambda n: (leaders[n] != n, n)):
         call = seen.producer.get(number)
@@ -126,7 +140,10 @@ def _make_quantizers(seen: Trace, tensors: set[int]) -> dict[int, ActivationQuan
             )
         leader = None if leaders[number] == number else made[leaders[number]]
         name = call.name if call else _INPUT_NAME
-        made[number] = ActivationQuantizer(name, number, number in seen.non_negative, leader, exact=_is_exact(call, tensors))
+        exact = _is_exact(call, tensors)
+        made[number] = ActivationQuantizer(
+            name, number, number in seen.non_negative, leader, exact=exact, unsigned=leaders[number] not in signed
+        )
     return made
 
 

@@ -10,7 +10,7 @@ counted, so that a file with nothing, or less, in int8 cannot pass.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,8 +97,15 @@ class QdqGraph:
         return self.constants.get(node.input[2]) if len(node.input) > 2 else None
 
 
-def lint(path: Path, opset: int, convs: int, partial: bool = False, operators: Mapping[str, int] | None = None) -> None:
-    """Raise unless TensorRT would take the file as explicitly quantized int8.
+def lint(
+    path: Path,
+    opset: int,
+    convs: int,
+    partial: bool = False,
+    operators: Mapping[str, int] | None = None,
+    unsigned: bool = False,
+) -> None:
+    """Raise unless TensorRT would take the file as explicitly quantized int8, but for the zero points where ``unsigned`` allows them.
 
     Args:
         path: the signed flavour.
@@ -106,26 +113,27 @@ def lint(path: Path, opset: int, convs: int, partial: bool = False, operators: M
         convs: how many convolutions must be quantized; at least 1.
         partial: some tensors are float on purpose, so a sum may have one quantized input.
         operators: how many of Add, Concat and Resize must read and write int8.
+        unsigned: the file is for CPUs alone, and tensors that cannot be negative have zero points of -128.
 
     Raises:
         StageFailed: naming the first few faults and how many there are.
     """
     graph = QdqGraph(path)
-    faults = [*_faults(graph, opset, convs, partial), *_count_faults(graph, operators or {})]
+    faults = [*_faults(graph, opset, convs, partial, (0, -128) if unsigned else (0,)), *_count_faults(graph, operators or {})]
     if faults:
         more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        what = f"TensorRT would not run it as int8: {'; '.join(faults[:_SHOWN])}{more}"
+        what = f"{'a runtime' if unsigned else 'TensorRT'} would not run it as int8: {'; '.join(faults[:_SHOWN])}{more}"
         raise StageFailed(str(path), what, "please report it with the network's configuration")
 
 
-def _faults(graph: QdqGraph, opset: int, convs: int, partial: bool) -> Iterator[str]:
+def _faults(graph: QdqGraph, opset: int, convs: int, partial: bool, zeros: Collection[int]) -> Iterator[str]:
     if graph.opset > opset:
         yield f"opset {graph.opset} is above {opset}"
     found = len(graph.quantized_convs())
     if found != convs or not found:
         yield f"{found} quantized convolutions where {max(convs, 1)} are expected"
     for node in graph.of_type("QuantizeLinear", "DequantizeLinear"):
-        yield from _qdq_faults(graph, node)
+        yield from _qdq_faults(graph, node, zeros)
     for node in graph.of_type(*_CONVS):
         yield from _conv_faults(graph, node)
         yield from _fusion_faults(graph, node)
@@ -136,7 +144,7 @@ def _faults(graph: QdqGraph, opset: int, convs: int, partial: bool) -> Iterator[
         yield from _same_scale_faults(graph, node)
 
 
-def _qdq_faults(graph: QdqGraph, node: onnx.NodeProto) -> Iterator[str]:
+def _qdq_faults(graph: QdqGraph, node: onnx.NodeProto, zeros: Collection[int]) -> Iterator[str]:
     scale, zero = graph.scale(node), graph.zero_point(node)
     if scale is None:
         yield f"{node.name} computes its scale"
@@ -146,7 +154,7 @@ def _qdq_faults(graph: QdqGraph, node: onnx.NodeProto) -> Iterator[str]:
         yield f"{node.name} has no constant zero point, so it is unsigned"
     elif zero.dtype != np.int8:
         yield f"{node.name} is {zero.dtype}"
-    elif zero.any():
+    elif set(zero.flat) - set(zeros):
         yield f"{node.name} has zero point {zero.flat[np.argmax(zero != 0)]}"
     if node.op_type == "QuantizeLinear":
         if node.input[0] in graph.constants:

@@ -23,11 +23,23 @@ class ActivationScale:
 
     shares        name of the tensor that owns the scale (itself, unless an operator only moves values between them)
     non_negative  the tensor cannot be below 0
+    unsigned      nor can any that shares its scale, and the scale has 255 steps above 0 instead of 127
     """
 
     scale: np.float32
     shares: str
     non_negative: bool
+    unsigned: bool = False
+
+    @property
+    def zero_s8(self) -> int:
+        """Zero point where it is stored in signed 8 bit."""
+        return -128 if self.unsigned else 0
+
+    @property
+    def zero_u8(self) -> int:
+        """Zero point where it is stored in unsigned 8 bit."""
+        return 0 if self.non_negative else 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +87,11 @@ class Parameters:
             (*self.float_weights, *sorted(set(self.weights) - kept)),
         )
 
+    @property
+    def unsigned(self) -> bool:
+        """Whether some tensors have 255 steps above 0."""
+        return any(a.unsigned for a in self.activations.values())
+
     def scale_range(self) -> tuple[float, float]:
         """Smallest and largest activation scale."""
         scales = [float(a.scale) for a in self.activations.values()]
@@ -83,7 +100,13 @@ class Parameters:
     def to_json(self) -> dict[str, Any]:
         """The content of ``quantization.json``; a float32 survives the way through its decimal form exactly."""
         activations = {
-            name: {"scale": float(a.scale), "zero_point": 0, "shares": a.shares, "non_negative": a.non_negative}
+            name: {
+                "scale": float(a.scale),
+                "zero_point": a.zero_s8,
+                "shares": a.shares,
+                "non_negative": a.non_negative,
+                "unsigned": a.unsigned,
+            }
             for name, a in self.activations.items()
         }
         weights = {name: {"scale": [float(s) for s in w.scale], "axis": w.axis} for name, w in self.weights.items()}
@@ -102,19 +125,19 @@ class Parameters:
     def _by_tensor(self) -> dict[str, Any]:
         """Every int8 and int32 tensor in one form: what a runtime that is given scales by tensor (LiteRT, TVM) reads."""
         rows: dict[str, Any] = {
-            name: _row("activation", [float(a.scale)], None, 128 if not a.non_negative else 0) for name, a in self.activations.items()
+            name: _row("activation", [float(a.scale)], None, a.zero_s8, a.zero_u8) for name, a in self.activations.items()
         }
-        rows |= {name: _row("weight", [float(s) for s in w.scale], w.axis, 0) for name, w in self.weights.items()}
+        rows |= {name: _row("weight", [float(s) for s in w.scale], w.axis) for name, w in self.weights.items()}
         for name, conv in self.convolutions.items():
             scale = (self.activations[conv.input].scale * self.weights[conv.weight].scale).astype(np.float32)
-            rows[f"{name}.bias"] = _row("bias", [float(s) for s in scale], 0, 0)
+            rows[f"{name}.bias"] = _row("bias", [float(s) for s in scale], 0)
         return rows
 
 
-def _row(kind: str, scale: list[float], axis: int | None, unsigned_zero: int) -> dict[str, Any]:
+def _row(kind: str, scale: list[float], axis: int | None, zero_s8: int = 0, zero_u8: int = 0) -> dict[str, Any]:
     dtype = "int32" if kind == "bias" else "int8"
-    u8 = {"dtype": "uint8" if kind == "activation" else dtype, "zero_point": unsigned_zero}
-    return {"kind": kind, "scale": scale, "axis": axis, "s8": {"dtype": dtype, "zero_point": 0}, "u8": u8}
+    u8 = {"dtype": "uint8" if kind == "activation" else dtype, "zero_point": zero_u8}
+    return {"kind": kind, "scale": scale, "axis": axis, "s8": {"dtype": dtype, "zero_point": zero_s8}, "u8": u8}
 
 
 def collect(network: nn.Module) -> Parameters:
@@ -123,7 +146,9 @@ def collect(network: nn.Module) -> Parameters:
 
     found = quantizers(network)
     activations = {
-        name: ActivationScale(np.float32(q.scale.item()), q.leader.name, q.non_negative) for name, q in found.items() if q.enabled
+        name: ActivationScale(np.float32(q.scale.item()), q.leader.name, q.non_negative, q.unsigned)
+        for name, q in found.items()
+        if q.enabled
     }
     weights = {
         f"{name}.weight": WeightScale(c.weight_scale().numpy(), c.granularity.axis, c.integer_weight().numpy())

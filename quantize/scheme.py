@@ -1,4 +1,4 @@
-"""The vocabulary of symmetric int8: ranges and granularities as values. Importing it loads neither numpy nor torch."""
+"""The vocabulary of int8: ranges and granularities as values. Importing it loads neither numpy nor torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ class PerChannel:
 
 
 ACTIVATIONS = IntRange(-128, 127)
-"""Range of activations; the zero point is 0, so [-128 s, 127 s] can be said with scale s."""
+"""Range of activations in steps; the zero point is 0, so [-128 s, 127 s] can be said with scale s."""
+
+UNSIGNED = IntRange(0, 255)
+"""Range in steps of tensors that cannot be negative, where every runtime of the target takes another zero point than 0: twice as fine."""
 
 WEIGHTS = IntRange(-127, 127)
 """Range of weights: symmetric to the last integer, as TensorRT's weights are."""

@@ -56,6 +56,11 @@ class QuantizeConfig(BaseModel):
     equalise: bool = Field(default=True, description="also try cross-layer equalisation with the best calibration")
     correct_bias: bool = Field(default=True, description="also try bias correction with the best calibration")
     recover: Qat = Field(default=Qat(), description="the training of qat, clamp-ptq and the float control")
+    unsigned: bool | Literal["auto"] = Field(
+        default="auto",
+        description="255 steps instead of 127 for tensors that cannot be negative (the image, what is behind a ReLU); auto: unless the "
+        "target runs int8 on a GPU, where TensorRT takes zero points of 0 alone",
+    )
     step_lr: float = Field(default=5.0, gt=0, description="learning rate of the activations' step sizes over that of the weights")
     batchnorm: Literal["folded", "live"] = Field(
         default="folded", description="live: qat trains batch normalisation along, folded into rounded weights; no better where measured"

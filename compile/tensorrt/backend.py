@@ -14,6 +14,7 @@ from eval.session import Backend, BuildRequest, Built, Session
 from pipeline.errors import StageFailed, UsageError
 from pipeline.target import BackendChoice, Target
 from pipeline.yamlfile import validate
+from quantize.artifact import ModelFolder
 
 SOURCES: dict[str, Source] = {"fp32": "float", "fp16": "float", "int8": "s8"}
 
@@ -36,6 +37,9 @@ class TensorRtBackend(Backend):
             raise StageFailed("compile.tensorrt", f"has no {request.precision}", f"it has: {', '.join(SOURCES)}")
         spec = spec_of(request.target, request.precision, request.options)
         out = request.workdir / f"{spec.name}.onnx"
+        if request.precision == "int8" and ModelFolder(request.model).facts.unsigned:
+            what = "the network's activations are unsigned, and TensorRT takes zero points of 0 alone"
+            raise StageFailed("compile.tensorrt", what, "quantize with unsigned: false, or for a target that runs int8 on its GPU")
         write_fixed(request, SOURCES[request.precision], out)
         arch = request.target.gpu.arch if request.target.gpu else ""
         if spec.options.dla:

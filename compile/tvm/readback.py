@@ -40,7 +40,7 @@ def _same(found: Any, want: dict[str, Any]) -> bool:
     if found is None:
         return False
     dtype, scale, zero = found
-    expected = 128 if dtype == "uint8" and not want["non_negative"] else 0
+    expected = (0 if want["non_negative"] else 128) if dtype == "uint8" else want["zero_point"]
     return bool(np.float32(scale) == np.float32(want["scale"]) and zero == expected)
 
 

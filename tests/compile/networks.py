@@ -41,7 +41,7 @@ class Photos:
         return {"astronaut": self.digest()}
 
 
-def write_model_folder(path: Path, config: Mapping[str, object], seed: int = 0, int8: bool = True) -> Path:
+def write_model_folder(path: Path, config: Mapping[str, object], seed: int = 0, int8: bool = True, unsigned: bool = False) -> Path:
     """A student with random weights that barely changes its input, quantized by calibration, as a model folder."""
     import torch
 
@@ -68,11 +68,12 @@ def write_model_folder(path: Path, config: Mapping[str, object], seed: int = 0, 
     save(path / "checkpoint.safetensors", folded, "student", ARCH.config_of(folded))
     multiple = int(folded.size_multiple)
     if int8:
-        ready = prepare(folded)
+        ready = prepare(folded, unsigned)
         set_scales(ready, observe(ready, [torch.from_numpy(to_batch(p.lq)) for p in Photos()]), "mse")
         parameters = collect(ready)
         emit(ready, parameters, path, 17)
         write_scales(path, parameters.to_json())
     precisions = ("fp32", "int8") if int8 else ("fp32",)
-    write_facts(path, ModelFacts(arch="student", size_multiple=multiple, opset=17, precisions=precisions))
+    facts = {"arch": "student", "size_multiple": multiple, "opset": 17, "precisions": precisions, "unsigned": unsigned}
+    write_facts(path, ModelFacts.model_validate(facts))
     return path

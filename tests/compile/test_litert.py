@@ -28,6 +28,7 @@ CASES = {
     **PATTERNS,
     "gates everywhere": {**SMALL, "activation": "hardswish", "se_from": 0, "high_scales": 0, "skip": "concat"},
     "two tensors in float": SMALL,
+    "unsigned": SMALL,
 }
 
 
@@ -39,7 +40,7 @@ class Case:
 
 @pytest.fixture(scope="module", params=CASES, ids=CASES.keys())
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    folded, ready = quantized(student(**CASES[request.param]))
+    folded, ready = quantized(student(**CASES[request.param]), unsigned=request.param == "unsigned")
     if "float" in request.param:
         set_float(ready, list(quantizers(ready))[5:7])
     work = tmp_path_factory.mktemp("litert")

@@ -16,6 +16,7 @@ from eval.session import BuildRequest, open_session
 from pipeline.errors import StageFailed
 from pipeline.machine import cores
 from pipeline.target import load_target
+from tests.compile.networks import SMALL, write_model_folder
 
 openvino = pytest.importorskip("openvino", reason="pip install openvino")
 
@@ -71,6 +72,14 @@ def test_int8_runs_in_integers(request_: BuildRequest):
     quantized = sum(n.name.endswith(".weight.dequantize") for n in nodes)
     ran = built.facts["executed"]["Convolution"]
     assert ran.get("u8", 0) + ran.get("i8", 0) == quantized
+
+
+def test_unsigned_activations_stay_integers(request_: BuildRequest, tmp_path: Path):
+    folder = write_model_folder(tmp_path / "unsigned", SMALL, unsigned=True)
+    built = BACKEND.build(replace(request_, model=folder, precision="int8"))
+    assert set(built.facts["executed"]["Convolution"]) <= {"u8", "i8"}
+    with open_session(built.path, built.facts) as session:
+        assert output_psnr(session.run(image(64, 64)), OnnxSession(folder / "qdq_u8.onnx", optimise=False).run(image(64, 64))) > 40
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from eval.session import BuildRequest, open_session
 from pipeline.errors import StageFailed, ToolchainMissing, UsageError
 from pipeline.target import Target
 from quantize.artifact import ModelFolder
-from tests.compile.networks import GATED, write_model_folder
+from tests.compile.networks import GATED, SMALL, write_model_folder
 
 HERE = Path(__file__).parent
 FLAGS = {
@@ -84,6 +84,12 @@ def test_the_commands_are_exact(request_: BuildRequest, version: str):
     spelled_out = ["--useCudaGraph", "--useSpinWait", "--noDataTransfers", "--separateProfileRun"]
     assert facts["run_flags"] == [*spelled_out, streams, "--sleepTime=0", "--idleTime=0", "--avgRuns=1", "--warmUp=1000"]
     assert (facts["tensorrt"], facts["runs_here"], facts["source"], facts["float_precision"]) == (version, False, "s8", "fp16")
+
+
+def test_unsigned_activations_are_refused(request_: BuildRequest, tmp_path: Path):
+    folder = write_model_folder(tmp_path / "unsigned", SMALL, unsigned=True)
+    with pytest.raises(StageFailed, match="activations are unsigned, and TensorRT takes zero points of 0 alone"):
+        BACKEND.build(replace(request_, model=folder))
 
 
 def test_fp16_is_the_float_file_without_int8(request_: BuildRequest):

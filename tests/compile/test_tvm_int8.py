@@ -35,7 +35,7 @@ OTHERS = {
     **{"skip": "concat", "upsample": "nearest", "unshuffle": 1},
 }
 DECONV = {"widths": (16, 24), "depths": (1, 1), "decoder_depths": (1,), "se_from": 3, "upsample": "deconv", "unshuffle": 4}
-NETWORKS: dict[str, Mapping[str, object]] = {"plain": SMALL, "gated": GATED, "others": OTHERS, "deconv": DECONV}
+NETWORKS: dict[str, Mapping[str, object]] = {"plain": SMALL, "gated": GATED, "others": OTHERS, "deconv": DECONV, "unsigned": SMALL}
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ def host() -> Target:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("int8")
-    return {name: write_model_folder(root / name, config) for name, config in NETWORKS.items()}
+    return {name: write_model_folder(root / name, config, unsigned=name == "unsigned") for name, config in NETWORKS.items()}
 
 
 def photo(height: int, width: int) -> np.ndarray:

@@ -20,9 +20,13 @@ from tests.quantize.toys import PATTERNS, SMALL, db, pairs, photos, quantized, s
 FLAVOURS = ("s8", "u8")
 
 
-@pytest.fixture(scope="module", params=PATTERNS.values(), ids=PATTERNS.keys())
+CASES = {**{name: (config, False) for name, config in PATTERNS.items()}, "unsigned": (SMALL, True)}
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES.keys())
 def written(request, tmp_path_factory):
-    folded, ready = quantized(student(**request.param))
+    config, unsigned = request.param
+    folded, ready = quantized(student(**config), unsigned=unsigned)
     folder = write_folder(tmp_path_factory.mktemp("model") / "model", folded, "student", 17, ready)
     return folder, folded, ready
 
@@ -73,16 +77,18 @@ def test_integer_weights_are_the_same_in_both_files_and_in_the_network(written):
         assert all(found[n].dtype == np.int8 and np.array_equal(found[n], want[n]) for n in want)
 
 
-def test_zero_points_are_0_in_s8_and_0_or_128_in_u8(written):
+def test_zero_points_are_0_in_s8_and_0_or_128_in_u8_unless_unsigned(written):
     folder = written[0]
-    signs = {name: row["non_negative"] for name, row in folder.scales()["activations"].items()}
-    for flavour, dtype, middle in (("s8", np.int8, 0), ("u8", np.uint8, 128)):
+    rows = folder.scales()["activations"]
+    assert folder.facts.unsigned == any(row["unsigned"] for row in rows.values())
+    zeros = {name: (-128 if row["unsigned"] else 0, 0 if row["non_negative"] else 128) for name, row in rows.items()}
+    for number, (flavour, dtype) in enumerate((("s8", np.int8), ("u8", np.uint8))):
         graph = QdqGraph(folder.qdq(flavour))
         for node in graph.of_type("QuantizeLinear"):
             name = node.name.removesuffix(".before_clip").removesuffix(".quantize")
             zero = graph.zero_point(node)
             assert zero.dtype == dtype
-            assert zero == (0 if signs[name] else middle)
+            assert zero == zeros[name][number]
 
 
 def test_both_files_compute_what_the_fake_quantized_network_computes(written):
@@ -96,6 +102,16 @@ def test_both_files_compute_what_the_fake_quantized_network_computes(written):
         assert db(out, want) >= 45
         assert abs(psnr(to_image(out), gt) - psnr(to_image(want), gt)) <= 0.05
     assert db(got["s8"], got["u8"]) >= 45
+
+
+def test_both_files_of_an_unsigned_network_hold_the_same_integers(tmp_path):
+    folded, ready = quantized(student(**SMALL), unsigned=True)
+    folder = write_folder(tmp_path / "model", folded, "student", 17, ready)
+    x = photos(1)[0].numpy()
+    assert np.array_equal(run(folder.qdq("s8"), x), run(folder.qdq("u8"), x)), "nothing is clipped in one and not in the other"
+    rows = folder.scales()["activations"]
+    assert rows["unshuffle"]["unsigned"] and not all(row["unsigned"] for row in rows.values())
+    assert rows["unshuffle"]["scale"] <= 1.01 / 255, "the image in its own 255 steps"
 
 
 def test_int8_is_near_the_float_file_and_not_equal_to_it(written):

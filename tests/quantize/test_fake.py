@@ -15,6 +15,15 @@ def quantizer(scale=0.1, **options):
     return out
 
 
+def test_an_unsigned_tensor_has_255_steps_above_0():
+    quantizer = ActivationQuantizer("x", 0, non_negative=True, unsigned=True)
+    quantizer.set_scale(0.5)
+    x = torch.tensor([-1.0, 0.2, 0.3, 100.0, 127.5, 200.0])
+    want = torch.tensor([0.0, 0.0, 0.5, 100.0, 127.5, 127.5])
+    assert torch.equal(quantizer.rounded(x), want)
+    assert torch.equal(quantizer(x.clone().requires_grad_()), want), "with gradients the same"
+
+
 def test_values_land_on_the_grid_and_clip_at_its_ends():
     out = quantizer(0.1)(torch.tensor([[0.04, 0.06, -0.26, 99.0, -99.0]]))
     assert torch.allclose(out, torch.tensor([[0.0, 0.1, -0.3, 12.7, -12.8]]))

@@ -6,7 +6,9 @@ from models.arch import build
 from models.fold import fold_batchnorm
 from models.student.blocks import Add, Concat
 from pipeline.errors import StageFailed
-from quantize.insert import convolutions, prepare, quantizers, set_float
+from pipeline.target import load_target
+from quantize.insert import convolutions, prepare, quantizers, set_float, takes_unsigned
+from quantize.scheme import ACTIVATIONS, UNSIGNED
 from tests.quantize.toys import SMALL, quantized, student
 
 
@@ -70,6 +72,25 @@ def test_a_tensor_in_float_takes_its_group_and_the_convolutions_that_read_it_alo
     off = {n for n, q in quantizers(network).items() if not q.enabled}
     assert off == {"encoder.1.0.project.conv", "decoder.0.up.conv.conv", "decoder.0.up.resize", "decoder.0.join"}
     assert {n for n, c in convolutions(network).items() if not c.quantized} == {"decoder.0.merge.conv", "encoder.2.0.expand.conv"}
+
+
+def test_unsigned_are_the_groups_that_cannot_be_negative():
+    folded = fold_batchnorm(student(**{**SMALL, "skip": "concat"}))
+    network = quantizers(prepare(folded, unsigned=True))
+    for quantizer in network.values():
+        group = [q for q in network.values() if q.leader is quantizer.leader]
+        assert quantizer.unsigned == all(q.non_negative for q in group)
+        assert quantizer.range == (UNSIGNED if quantizer.unsigned else ACTIVATIONS)
+    assert network["unshuffle"].unsigned and not network["decoder.0.join"].unsigned
+    assert not any(q.unsigned for q in quantizers(prepare(folded)).values())
+
+
+@pytest.mark.parametrize(
+    ("target", "asked", "unsigned"),
+    [("jetson-xavier", "auto", False), ("raspberry-pi-5", "auto", True), ("host", "auto", True), ("jetson-xavier", True, True)],
+)
+def test_a_gpu_that_runs_int8_takes_no_unsigned_tensors(target, asked, unsigned):
+    assert takes_unsigned(load_target(target), asked) is unsigned
 
 
 class Outside(nn.Module):

@@ -55,10 +55,10 @@ def photos(count=3, size=96):
     return [torch.from_numpy(to_batch(source[i].lq)) for i in range(count)]
 
 
-def quantized(network, images=None, method="percentile"):
+def quantized(network, images=None, method="percentile", unsigned=False):
     """The network folded, prepared and calibrated: (float, fake-quantized)."""
     folded = fold_batchnorm(network)
-    ready = prepare(folded)
+    ready = prepare(folded, unsigned)
     set_scales(ready, observe(ready, images or photos()), method)
     return folded, ready
 
