@@ -48,6 +48,8 @@ class ActivationQuantizer(nn.Module):
         leader: the quantizer whose scale this one shares, e.g. that of an up-sampling's input.
         exact: the values come unchanged from tensors on the leader's grid, so that rounding them again would change nothing.
         unsigned: no tensor of this scale can be negative, and 255 steps are for what is above 0.
+        image: the tensors of this scale are the network's input, moved at most; where it is unsigned too, its step is that of 8-bit images
+            and neither calibrated nor learned: nothing is rounded then.
     """
 
     granularity = PerTensor()
@@ -60,9 +62,11 @@ class ActivationQuantizer(nn.Module):
         leader: ActivationQuantizer | None = None,
         exact: bool = False,
         unsigned: bool = False,
+        image: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.order, self.non_negative, self.exact, self.unsigned = name, order, non_negative, exact, unsigned
+        self.pinned = image and unsigned
         self.operator = ""  # ONNX operator that makes the tensor in int8, where that is no convolution
         self._leader = (leader,)  # in a tuple: torch must not register it as a child a second time
         self._enabled, self._rounds = True, True
@@ -71,7 +75,7 @@ class ActivationQuantizer(nn.Module):
         if leader is None:
             self.start: Tensor
             self.register_buffer("start", torch.ones(1))
-            self.log_step = nn.Parameter(torch.zeros(1))
+            self.log_step = nn.Parameter(torch.zeros(1), requires_grad=not self.pinned)
 
     @property
     def leader(self) -> ActivationQuantizer:
@@ -116,10 +120,10 @@ class ActivationQuantizer(nn.Module):
         return smaller
 
     def set_scale(self, scale: float) -> None:
-        """Start from this scale; what was learned so far is forgotten."""
+        """Start from this scale, or where it is pinned, from its own; what was learned so far is forgotten."""
         owner = self.leader
         with torch.no_grad():
-            owner.start.fill_(max(scale, SMALLEST_SCALE))
+            owner.start.fill_(1 / UNSIGNED.high if owner.pinned else max(scale, SMALLEST_SCALE))
             owner.log_step.zero_()
 
     def forward(self, x: Tensor) -> Tensor:

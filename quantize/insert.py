@@ -129,6 +129,7 @@ def _fused(activation: Call, seen: Trace) -> bool:
 def _make_quantizers(seen: Trace, tensors: set[int], unsigned: bool) -> dict[int, ActivationQuantizer]:
     leaders = _leaders(seen, tensors)
     signed = {leaders[n] for n in tensors if n not in seen.non_negative or not unsigned}
+    computed = {leaders[n] for n in tensors if n not in _images(seen)}
     made: dict[int, ActivationQuantizer] = {}
     for number in sorted(tensors, key=lambda n: (leaders[n] != n, n)):
         call = seen.producer.get(number)
@@ -141,10 +142,18 @@ def _make_quantizers(seen: Trace, tensors: set[int], unsigned: bool) -> dict[int
         leader = None if leaders[number] == number else made[leaders[number]]
         name = call.name if call else _INPUT_NAME
         exact = _is_exact(call, tensors)
-        made[number] = ActivationQuantizer(
-            name, number, number in seen.non_negative, leader, exact=exact, unsigned=leaders[number] not in signed
-        )
+        shared = {"unsigned": leaders[number] not in signed, "image": leaders[number] not in computed}
+        made[number] = ActivationQuantizer(name, number, number in seen.non_negative, leader, exact=exact, **shared)
     return made
+
+
+def _images(seen: Trace) -> set[int]:
+    """The network's input, and what only moves its values."""
+    found = {INPUT}
+    for call in seen.calls:
+        if call.role is Role.MOVE and all(i in found for i in call.inputs):
+            found.add(call.output)
+    return found
 
 
 def _leaders(seen: Trace, tensors: set[int]) -> dict[int, int]:

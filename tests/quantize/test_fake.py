@@ -15,6 +15,14 @@ def quantizer(scale=0.1, **options):
     return out
 
 
+def test_an_8_bit_image_is_not_rounded():
+    quantizer = ActivationQuantizer("lq", 0, non_negative=True, unsigned=True, image=True)
+    quantizer.set_scale(0.9 / 255)
+    image = torch.arange(256).float() / 255
+    assert (quantizer.rounded(image) - image).abs().max() < 1e-7
+    assert [p for p in quantizer.parameters() if p.requires_grad] == [], "nor is its step learned"
+
+
 def test_an_unsigned_tensor_has_255_steps_above_0():
     quantizer = ActivationQuantizer("x", 0, non_negative=True, unsigned=True)
     quantizer.set_scale(0.5)
