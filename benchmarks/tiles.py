@@ -1,4 +1,4 @@
-"""What tiles cost: how far a network sees, the seams of its tiles by every way of treating global pooling, and the memory of a 4K frame.
+"""What tiles cost: how far a network sees, and the seams of its tiles by every way of treating global pooling.
 
     python benchmarks/tiles.py [--checkpoint student.safetensors] [--test DIR] [--train DIR] [--images 4] [--tiles 256 512]
 
@@ -12,8 +12,7 @@ thread; a halo that would take more than half of a tile is cut off there, and ne
                     as long as the halo covers the window too; "sees" is the halo that this takes
     constant        every global pooling replaced by its mean over the training pictures
 
-Against: the network itself over the whole picture. Then the peak of resident memory above the opened model, for one frame of 3840x2160
-through an engine of fixed size, each in a process of its own.
+Against: the network itself over the whole picture. What a frame of 3840x2160 takes in memory: ``benchmarks/frame.py``.
 """
 
 # ruff: noqa: E402 - the search path is set before the packages are imported
@@ -21,8 +20,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,22 +32,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compile.onnxruntime.backend import OnnxSession, onnxruntime_facts
+from compile.onnxruntime.backend import OnnxSession
 from data.readers import folder, samples
-from eval.memory import peak_above
 from eval.quality import Image, psnr
 from eval.receptive import Receptive, receptive_field
 from eval.seams import seams_of, whole_plan
-from eval.session import open_session
 from eval.tiling import Overlap, Run, overlap_for, restore_tiled, tile_plan
 from models import load_checkpoint
 from models.arch import build
-from models.export import export_onnx, fix_size
+from models.export import export_onnx
 from models.fold import fold_batchnorm
 from models.spec import size_multiple
 from pipeline.contract import PairSource
 
-FRAME = (2160, 3840)
 SEED = 2026
 
 
@@ -189,36 +183,6 @@ def row(
     )
 
 
-def memory_table(file: Path, multiple: int, tiles: list[int], workdir: Path) -> None:
-    """Print the peak memory of a frame, each through an engine of fixed size in its own process."""
-    receptive = receptive_field(file, multiple)
-    print(f"\n{FRAME[1]}x{FRAME[0]} in tiles, ONNX Runtime fp32 of fixed size, one thread: peak resident memory above the opened model")
-    for side in tiles:
-        path = workdir / f"fixed-{side}.onnx"
-        fix_size(file, path, side, side)
-        overlap = overlap_for(receptive, side)
-        request = json.dumps({"path": str(path), "side": side, "halo": overlap.halo, "blend": overlap.blend, "multiple": multiple})
-        done = subprocess.run([sys.executable, __file__, "--probe", request], check=True, stdout=subprocess.PIPE, text=True)
-        said = json.loads(done.stdout)
-        print(f"tile {side:4}  {said['tiles']:4} tiles  {said['peak'] / 2**20:7.1f} MiB  {said['seconds']:6.1f} s", flush=True)
-
-
-def probe(request: str) -> None:
-    """Restore one frame in this process and print what it took."""
-    r = json.loads(request)
-    with open_session(Path(r["path"]), {**onnxruntime_facts("fp32"), "height": r["side"], "width": r["side"]}) as session:
-        start = time.perf_counter()
-
-        def frame() -> int:
-            image = np.random.default_rng(SEED).integers(0, 256, (*FRAME, 3), np.uint8)
-            plan = tile_plan(*FRAME, r["side"], r["halo"], r["multiple"], r["blend"])
-            restore_tiled(image, session.run, plan)
-            return len(plan)
-
-        tiles, peak = peak_above(frame)
-    print(json.dumps({"tiles": tiles, "peak": peak, "seconds": time.perf_counter() - start}))
-
-
 def pairs(path: Path | None, split: str) -> PairSource:
     """Pairs of a folder, or a split of the embedded photographs."""
     if path is None:
@@ -234,11 +198,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--tiles", type=int, nargs="+", default=[256, 512])
-    parser.add_argument("--probe", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.probe:
-        probe(args.probe)
-        return
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     network = load_checkpoint(args.checkpoint).network if args.checkpoint else build("student", {})
@@ -255,7 +215,6 @@ def main() -> None:
         found = receptive_field(files["tile"], multiple)
         print(f"{found}; up, down, left, right: {found.reach}")
         seams_table(files, multiple, test, args.tiles)
-        memory_table(files["tile"], multiple, args.tiles, Path(workdir))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ class Cpu:
         return "u8" if self.activation == "uint8" else "s8"
 
 
-_IN_ORDER = ("cortex-a34", "cortex-a35", "cortex-a53", "cortex-a55")
+IN_ORDER = ("cortex-a34", "cortex-a35", "cortex-a53", "cortex-a55")
+"""Cores that execute instructions in the order in which they come, by LLVM's names."""
 
 
 def target_of(kind: Mapping[str, Any]) -> Any:
@@ -82,7 +83,7 @@ def target_of(kind: Mapping[str, Any]) -> Any:
 
     target = Target(dict(kind))
     cpu = cpu_of(target)
-    if cpu.form != "smull" or cpu.name in _IN_ORDER:
+    if cpu.form != "smull" or cpu.name in IN_ORDER:
         return target
     return Target({**kind, "mattr": [*kind.get("mattr", ()), "+disable-latency-sched-heuristic"]})
 

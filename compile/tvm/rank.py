@@ -4,8 +4,9 @@
 
 The count takes in loads, stores and what spills. It proves nothing about time (cores differ in how many instructions of a class they
 finish in a cycle), so only tiles with enough sums to hide the latency of a multiply-add take part, and what ``compile.tvm.tune`` measures
-on a board comes first. The winners go to ``tiles.json`` with that said beside them; ``--like``: cores of the same instructions that get
-them too.
+on a board comes first. Of cores that execute in order it says even less: there it keeps away from tiles that spill, and among equals
+takes the one of most sums, which leaves most between a product and its use. The winners go to ``tiles.json`` with that said beside them;
+``--like``: cores of the same instructions that get them too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from compile.tvm.alone import command, program
-from compile.tvm.cpu import Cpu, cpu_of, target_of
+from compile.tvm.cpu import IN_ORDER, Cpu, cpu_of, target_of
 from compile.tvm.kernels.conv import Conv, Tile, build_conv, format_of
 from compile.tvm.kernels.depthwise import Depthwise, build_depthwise
 from compile.tvm.kernels.finish import Finish
@@ -28,6 +29,7 @@ from compile.tvm.tiles import COUNTED_WIDTH, SHIPPED, Tiles, class_of
 from targets.emulate.counting import of_program
 
 EVIDENCE = "instructions, emulated"
+ORDER_MATTERS = "executes in order, where their order decides as much as their number"
 
 VECTORS = {12: (3, 4), 6: (2, 3), 4: (2, 4), 3: (3,), 2: (2,)}
 """Classes by their vectors of outputs -> vectors of a tile; with none in common the rule chooses."""
@@ -97,7 +99,8 @@ def ship(path: Path, core: str, tiles: dict[str, Tile], like: list[str]) -> None
     for name in (core, *like):
         kept = {shape: sizes for shape, sizes in content.get(name, {}).items() if " w" in shape}
         content[name] = {**kept, **{shape: [t.pixels, t.vectors] for shape, t in tiles.items()}}
-        content.setdefault("evidence", {})[name] = EVIDENCE if name == core else f"{EVIDENCE}, of {core}"
+        said = EVIDENCE if name == core else f"{EVIDENCE}, of {core}"
+        content.setdefault("evidence", {})[name] = f"{said}; {ORDER_MATTERS}" if name in IN_ORDER else said
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "ORT_DISABLE_TELEMETRY": "1"}
+"""One thread: qemu 7.2 with a plugin crashes or stands still when threads come and go on a busy machine. ONNX Runtime starts one for its
+telemetry, unless told not to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """What to run: a built engine, the name of its backend's folder in ``compile/``, and the backend's facts about it.
@@ -72,7 +77,7 @@ def restore_on(
         np.save(folder / "lq.npy", lq)
         rows = [_carry(artifact, folder, k) for k, artifact in enumerate(artifacts)]
         (folder / "request.json").write_text(json.dumps({"artifacts": rows, "network": {"input": name}, "repeat": repeat}))
-        done = emulator.run(["python3", "guest.py"], folder, {"OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}, seconds)
+        done = emulator.run(["python3", "guest.py"], folder, _ENVIRONMENT, seconds)
         if done.returncode:
             what = f"the run under {emulator.model.name} ended with {done.returncode}: {done.stderr.strip()[-400:]}"
             raise StageFailed("emulate", what, "the artifact does not run on that CPU, or its runtime does not")

@@ -12,6 +12,7 @@ from compile.tvm.kernels.conv import Conv, Tile, build_conv, format_of, pack
 from compile.tvm.kernels.depthwise import Depthwise, build_depthwise, pack_depthwise
 from compile.tvm.kernels.elementwise import build_add
 from compile.tvm.kernels.finish import Activation, Finish
+from compile.tvm.kernels.resize import build_resize
 from compile.tvm.kernels.tensors import SLACK, Number, Place
 from tests.compile.emulated import call, program, target
 from tests.compile.test_tvm_kernels import line, sample, sums
@@ -69,6 +70,55 @@ def test_a_zero_point_is_added_after_rounding(tmp_path: Path):
     want = np.clip(np.rint(steps + steps[::-1]) + 100, 0, 255).astype(np.uint8)
     assert np.abs(got[:-SLACK].astype(int) - line(want, out)[:-SLACK]).max() <= 1  # a multiply-add rounds once, numpy twice
     assert {0, 255} <= set(got[:-SLACK].tolist())
+
+
+def added(value: np.ndarray, grid: Number, other: np.ndarray, place: Place, out: Number) -> np.ndarray:
+    """Real steps of ``grid`` and a stored tensor -> what is stored for their sum: rounded, clamped, added, rounded, clamped."""
+    steps = np.clip(np.rint(value), -128, 127).astype(np.float32) * np.float32(grid.scale / out.scale)
+    total = steps + other.astype(np.float32) * np.float32(place.number.scale / out.scale)
+    return np.clip(np.rint(total), -128, 127).astype(np.int8)
+
+
+def doubled(image: np.ndarray) -> np.ndarray:
+    """Integers [H, W, C] -> [2 H, 2 W, C], bilinear with half-pixel centres, a half going to the even neighbour."""
+    total = image.astype(np.int64)
+    for axis in (0, 1):
+        at = np.arange(2 * total.shape[axis])
+        near, far = at // 2, np.clip(at // 2 + at % 2 * 2 - 1, 0, total.shape[axis] - 1)
+        total = 3 * total.take(near, axis) + total.take(far, axis)
+    return np.rint(total / 16)
+
+
+def test_an_integer_convolution_clamps_before_it_adds(tmp_path: Path):
+    built_for = target("cortex-a76", *CORES["cortex-a76"])
+    cpu = cpu_of(built_for)
+    grid = Number("int8", 0.04, 0)
+    source, other, out = (Place(5, 9, c, Number("int8", scale, 0)) for c, scale in ((16, 0.05), (24, 0.03), (24, 0.06)))
+    conv = Conv(source, 24, 1, 1, 0, Finish("", grid, out, other, neon=cpu.neon))
+    weight = np.random.default_rng(1).integers(-127, 128, (24, 16, 1, 1)).astype(np.int8)
+    image, more = sample(source, 2), sample(other, 3)
+    constants = [pack(weight, source, 4, 2), np.zeros(24, np.int32), np.full(24, 8e-3, np.float32)]
+    arrays = [line(image, source), *constants, line(more, other), np.zeros(out.size, np.int8)]
+    got = call(program(build_conv(conv, cpu, Tile(4, 2)), built_for, tmp_path), "cortex-a76", arrays)[:-SLACK]
+    exact = sums(image, weight, source, 1, 5, 9).astype(np.float32) * np.float32(8e-3)
+    assert (np.abs(exact) > 128).mean() > 0.2
+    want = line(added(exact, grid, more, other, out.number), out)[:-SLACK]
+    assert np.abs(got.astype(int) - want).max() <= 1  # a multiply-add rounds once, numpy twice
+    assert (got == want).mean() > 0.99
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.03], ids=["same grid", "another"])
+def test_a_doubled_integer_image_adds_what_it_is_given(scale: float, tmp_path: Path):
+    grid = Number("int8", scale, 0)
+    source, other, out = Place(4, 5, 12, Number("int8", 0.05, 0)), Place(8, 10, 12, Number("int8", 0.07, 0)), Place(8, 10, 12, grid, 1)
+    image, more = sample(source, 2), sample(other, 3)
+    kernel = build_resize(source, "linear", Finish("", grid, out, other, neon=True))
+    arrays = [line(image, source), line(more, other), np.zeros(out.size, np.int8)]
+    got = call(program(kernel, target("cortex-a72"), tmp_path), "cortex-a72", arrays)[:-SLACK]
+    steps = doubled(image).astype(np.float32) * np.float32(1 if scale == source.number.scale else source.number.scale / scale)
+    want = line(added(steps, grid, more, other, out.number), out)[:-SLACK]
+    assert np.abs(got.astype(int) - want).max() <= 1
+    assert (got == want).mean() > 0.99
 
 
 @pytest.mark.parametrize(("dtype", "core", "least"), [("float16", "cortex-a76", 60), ("float32", "cortex-a72", 120)])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from compile.tvm import rank
-from compile.tvm.cpu import Cpu, cpu_of
+from compile.tvm.cpu import IN_ORDER, Cpu, cpu_of
 from compile.tvm.kernels.conv import Conv, Tile
 from compile.tvm.kernels.depthwise import Depthwise
 from compile.tvm.tiles import SHIPPED, Tiles, class_of, shape_of
@@ -60,10 +60,19 @@ def test_shipping_keeps_what_was_measured_and_says_what_was_counted(tmp_path: Pa
     }
 
 
+def test_of_a_core_that_executes_in_order_a_count_is_said_to_say_less(tmp_path: Path):
+    rank.ship(tmp_path / "tiles.json", "cortex-a53", {"int8 kxk of 4": Tile(4, 4)}, ["cortex-a35", "cortex-a72"])
+    evidence = json.loads((tmp_path / "tiles.json").read_text())["evidence"]
+    assert evidence["cortex-a53"] == f"instructions, emulated; {rank.ORDER_MATTERS}"
+    assert evidence["cortex-a35"] == f"instructions, emulated, of cortex-a53; {rank.ORDER_MATTERS}"
+    assert evidence["cortex-a72"] == "instructions, emulated, of cortex-a53"
+
+
 def test_every_board_with_an_arm_core_has_counted_tiles():
     content = json.loads(SHIPPED.read_text())
-    for core in ("cortex-a57", "cortex-a72", "cortex-a76", "cortex-a78", "cortex-a78ae", "carmel"):
+    for core in ("cortex-a53", "cortex-a55", "cortex-a57", "cortex-a72", "cortex-a76", "cortex-a78", "cortex-a78ae", "carmel"):
         assert content["evidence"][core].startswith(rank.EVIDENCE)
+        assert (rank.ORDER_MATTERS in content["evidence"][core]) is (core in IN_ORDER)
         assert {"int8 1x1 of 4", "int8 kxk of 12", "float32 1x1 of 3", "int8 depthwise"} <= set(content[core])
 
 

@@ -5,6 +5,7 @@ import platform
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,21 @@ def test_it_restores_as_the_pipeline_does(int8: Built, runner: Runner, tmp_path:
     with open_session(int8.path, int8.facts, 1) as session:
         want = restore_tiled(image, session.run, tile_plan(*size, 96, 12, 8, blend))
     assert (tmp_path / "out.ppm").read_bytes() == b"P6\n%d %d\n255\n" % size[::-1] + want.tobytes()
+
+
+@pytest.mark.slow
+def test_a_4k_frame_takes_less_than_a_gibibyte(int8: Built, program: Path, tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 256, (2160, 3840, 3), np.uint8)
+    (tmp_path / "in.ppm").write_bytes(b"P6\n3840 2160\n255\n" + noise.tobytes())
+    words, highest = [program, "restore", int8.path, tmp_path / "in.ppm", tmp_path / "out.ppm", "12", "12", "8", "1"], 0
+    with subprocess.Popen(words) as process:
+        while process.poll() is None:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            highest = max(highest, *(int(row.split()[1]) * 1024 for row in status.splitlines() if row.startswith("VmHWM")), 0)
+            time.sleep(0.01)
+    assert process.returncode == 0
+    assert (tmp_path / "out.ppm").stat().st_size == (tmp_path / "in.ppm").stat().st_size
+    assert 2 * noise.nbytes < highest < 2**28  # the frame, twice; 1.6 thousand tiles leave nothing behind
 
 
 def test_it_times_itself(int8: Built, runner: Runner):

@@ -67,11 +67,15 @@ class Finish:
         if self.activation == "relu6":
             high = min(high, 6 / self.grid.scale)
         value = (limited if self.neon else clamp)(value, low, high)
-        if self.other is None:
+        return value if self.other is None else self.plus(self.grid.rounded(value), other, y, x, c)
+
+    def plus(self, value: Any, other: Any, y: Any, x: Any, c: Any) -> Any:
+        """Steps of ``grid``, rounded and within it, and the added tensor's at (y, x, c) -> steps of the output."""
+        place, n = self.other, lanes_of(value)
+        if place is None:
             return value
-        own = broadcast(self.grid.scale / self.out.number.scale, "float32", n)
-        theirs = broadcast(self.other.number.scale / self.out.number.scale, "float32", n)
-        return self.grid.rounded(value) * own + read(other, self.other.at(y, x, c), n, self.other.number) * theirs
+        own, theirs = (broadcast(number.scale / self.out.number.scale, "float32", n) for number in (self.grid, place.number))
+        return value * own + read(other, place.at(y, x, c), n, place.number) * theirs
 
     @property
     def _narrows(self) -> bool:

@@ -45,8 +45,13 @@ class _Writer:
             if plain:
                 store(self.out, at, cast(out.number.dtype, value))
             else:
-                steps = self._in_steps(value)
-                self.finish.write(self.out, at, [self.finish.steps(steps, self.other, y, 2 * x + i, c)], lanes)
+                self.finish.write(self.out, at, [self._sum(self._in_steps(value), y, 2 * x + i, c)], lanes)
+
+    def _sum(self, steps: Any, y: Any, x: Any, c: Any) -> Any:
+        """With what is added; what lies on the grid already, as integers between their neighbours do, is neither rounded nor clamped."""
+        finish, number = self.finish, self.source.number
+        combine = finish.plus if number == finish.grid and not number.is_float else finish.steps
+        return combine(steps, self.other, y, x, c)
 
     def _in_steps(self, value: Any) -> Any:
         """Stored values of the source's number -> steps of the grid."""

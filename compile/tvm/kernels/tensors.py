@@ -52,12 +52,10 @@ class Number:
         return cast("float32", whole - broadcast(self.zero, "int32", lanes_of(stored)) if self.zero else whole)
 
     def rounded(self, steps: Any) -> Any:
-        """float32 steps, rounded to the grid and clamped."""
+        """float32 steps that are within the bounds, rounded to the grid."""
         from tvm import tirx
 
-        if self.is_float:
-            return steps
-        return tirx.nearbyint(clamp(steps, self.low, self.high))
+        return steps if self.is_float else tirx.nearbyint(steps)
 
     def stored(self, steps: Any, neon: bool = False) -> Any:
         """float32 steps -> stored values: rounded to nearest, ties to even, and clamped; ``neon`` in the instructions of aarch64."""

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from pipeline.errors import StageFailed, ToolchainMissing
 from targets.emulate import counting
 from targets.emulate.emulator import Emulator
-from targets.emulate.restore import Artifact
+from targets.emulate.restore import Artifact, restore_on
 from tests.boards.emulated import emulator
 
 SIDE, OUT = 64, 16
@@ -40,6 +42,22 @@ def test_one_image_of_a_convolution_takes_what_it_must(convolution: Path):
     assert vectors <= found["fma"] <= 1.5 * vectors, found
     assert found["dot"] == found["widening"] == 0
     assert found["scalar"] < 0.01 * vectors
+
+
+@pytest.mark.slow
+def test_onnx_runtime_runs_in_one_thread(convolution: Path, monkeypatch: pytest.MonkeyPatch):
+    """A second one that ends while a plugin is loaded brings qemu 7.2 down, or to a standstill."""
+    machine, said = emulator(), []
+    run = Emulator.run
+
+    def kept(*given: Any, **named: Any) -> subprocess.CompletedProcess[str]:
+        said.append(run(*given, **named))
+        return said[-1]
+
+    monkeypatch.setattr(Emulator, "run", kept)
+    restore_on(replace(machine, options=("-strace",)), [Artifact(convolution, "onnxruntime", {})], np.zeros((1, 3, SIDE, SIDE), np.float32))
+    assert "exit_group(0)" in said[0].stderr
+    assert "clone(" not in said[0].stderr
 
 
 def test_what_counting_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
