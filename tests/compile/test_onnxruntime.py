@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,3 +95,10 @@ def test_unknown_precision_and_missing_int8_are_named(request_: BuildRequest, fl
 
 def test_the_folder_fixture_is_a_real_one(model_folder: Path):
     assert ModelFolder(model_folder).has_int8
+
+
+def test_nothing_is_left_in_the_user_s_home(model_folder: Path, tmp_path: Path):
+    code = "import sys; from pathlib import Path; from compile.onnxruntime.backend import OnnxSession; OnnxSession(Path(sys.argv[1]))"
+    environment = {k: v for k, v in os.environ.items() if k not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")} | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code, model_folder / "float.onnx"], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []

@@ -33,6 +33,9 @@ class OnnxRuntime(Called):
     """ONNX Runtime on the CPU."""
 
     def __init__(self, artifact: Json, bundle: Json, threads: int) -> None:
+        os.environ.setdefault(
+            "ORT_DISABLE_TELEMETRY", "1"
+        )  # its Linux wheels leave a device id at home and report to their maker otherwise
         try:
             import onnxruntime
         except ImportError as e:
