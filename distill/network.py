@@ -103,7 +103,7 @@ def distilled(ctx: StageContext, teacher: nn.Module, label: str) -> Made:
             ctx.seed,
             label=name,
             adversary=adversary,
-            cache_folder=ctx.workdir / "teacher-cache",
+            cache_folder=ctx.keep("teacher-cache"),
         )
         entry = _entry(name, settings, settings.train.seeded(ctx.seed), report)
         entry["loss_weights"] = settings.loss_weights.model_dump()

@@ -2,7 +2,8 @@
 
 A kept run refers to the keys of its stages (its ``key.json`` files, events and report) and through them to results, work folders and
 objects; also to the objects that its links and its report name. A run that goes on is always kept, and what came into the store since
-it began stays, because its references may not be written yet. A stage whose lock is held is never touched.
+it began stays, because its references may not be written yet. A stage whose lock is held is never touched. What stages share goes when
+it was last used before the oldest kept run began.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline import shared
 from pipeline.key import key_of
 from pipeline.runs import list_runs
 from pipeline.store import Store, size_of
@@ -30,7 +32,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something that can be dropped: ``kind`` is object, result, work or run; ``bytes`` as they lie on the disk."""
+    """Something that can be dropped: ``kind`` is object, result, work, shared or run; ``bytes`` as they lie on the disk."""
 
     kind: str
     path: Path
@@ -54,11 +56,14 @@ class Garbage:
 
 @dataclass
 class _Held:
-    """Keys and objects that something refers to, and the time from which on everything stays (seconds since 1970)."""
+    """Keys and objects that something refers to, and times in seconds since 1970: from ``since`` on everything stays, from ``used`` on
+    what stages share: the oldest kept run began then.
+    """
 
     keys: set[str] = field(default_factory=set)
     objects: set[str] = field(default_factory=set)
     since: float = float("inf")
+    used: float = float("inf")
 
 
 def find_garbage(workspace: Path, keep: int | None = None, older_than: float | None = None, with_runs: bool = False) -> Garbage:
@@ -91,6 +96,7 @@ def drop(garbage: Garbage, workspace: Path) -> int:
     """
     store, spared = Store(workspace / "store"), _referred(workspace, garbage)
     freed = sum(_remove(item) for item in garbage.items if item.kind == "run")
+    freed += sum(shared.drop(item.path) for item in garbage.items if item.kind == "shared")
     gone: dict[str, set[str]] = {}
     for item in (i for i in garbage.items if i.kind in ("result", "work") and i.path.stem not in spared.keys):
         with _taken(store.root / "work" / f"{item.path.stem}.lock") as free:
@@ -155,7 +161,7 @@ def _taken(path: Path) -> Iterator[bool]:
 
 
 def _held(store: Store, kept: Sequence[Path], locked: set[str]) -> _Held:
-    held = _Held(keys=set(locked))
+    held = _Held(keys=set(locked), used=min((_began(r) for r in kept), default=float("inf")))
     for run in kept:
         _add_run(run, held)
     for key in held.keys:
@@ -188,6 +194,9 @@ def _garbage(store: Store, held: _Held) -> Iterator[Item]:
     for path in sorted((store.root / "work").glob("*")):
         if path.is_dir() and path.name not in held.keys and path.stat().st_ctime < held.since:
             yield Item("work", path, size_of(path))
+    for path in sorted(store.shared.glob("*/*/")):
+        if shared.last_used(path) < held.used:
+            yield Item("shared", path, size_of(path))
     for path in sorted((store.root / "objects").glob("*/*")):
         if path.name not in held.objects and path.lstat().st_ctime < held.since:
             yield Item("object", path, size_of(path))

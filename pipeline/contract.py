@@ -214,7 +214,10 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """All that a stage may see. Undeclared inputs, target fields and data roles are not reachable from here."""
+    """All that a stage may see. Undeclared inputs, target fields and data roles are not reachable from here.
+
+    ``shared`` outlives the stage; no result may depend on what lies there (``pipeline.shared``).
+    """
 
     config: Any
     inputs: Mapping[str, Artifact]
@@ -223,13 +226,18 @@ class StageContext:
     data: Mapping[str, PairSource]
     seed: int
     progress: Progress
+    shared: Path | None = None
+
+    def keep(self, what: str) -> Path:
+        """The folder for ``what`` (``pipeline.shared``) that other stages and runs find again; in the workdir where there is none."""
+        return (self.shared or self.workdir) / what
 
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
     """A stage's declaration: ``STAGE = StageSpec(...)`` in the module that ``uses`` names.
 
-    run          called with a StageContext; must write under ``ctx.workdir`` only, and resume from what it finds there
+    run          called with a StageContext; must write under ``ctx.workdir`` (and ``ctx.keep``) only, and resume from what it finds there
     config       pydantic model of the stage's ``with:`` block (extra keys forbidden, every field described)
     consumes     input name -> kind; a name ending in "?" is optional
     produces     output name -> kind

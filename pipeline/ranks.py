@@ -82,7 +82,8 @@ class Leader(Solo):
             return
         number = next(self._stages)
         inputs = {name: _artifact_to_json(a) for name, a in context.inputs.items()}
-        message = {"stage": stage.id, "workdir": str(context.workdir), "inputs": inputs, "log": str(log)}
+        shared = str(context.shared) if context.shared is not None else None
+        message = {"stage": stage.id, "workdir": str(context.workdir), "shared": shared, "inputs": inputs, "log": str(log)}
         self.store.set(f"stage/{number}", json.dumps(message))
         try:
             yield
@@ -185,7 +186,8 @@ class Follower:
             hint = "give a --workspace that every machine sees under the same path"
             raise UsageError(f"process {self.rank}", f"does not see {workdir}", hint)
         inputs = {name: _artifact_from_json(value) for name, value in message["inputs"].items()}
-        guarded(stage, context_of(plan, stage, inputs, workdir, Unheard()), Path(message["log"]))
+        shared = Path(message["shared"]) if message["shared"] is not None else None
+        guarded(stage, context_of(plan, stage, inputs, workdir, Unheard(), shared), Path(message["log"]))
 
 
 class Unheard:

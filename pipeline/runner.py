@@ -204,7 +204,7 @@ class Runner:
     def _run(self, number: int, stage: PlannedStage, record: StageRecord, folder: Path, inputs: dict[str, Artifact]) -> None:
         workdir, begin = self.store.workdir(record.key), time.monotonic()
         progress = self.progress(stage.id, number, len(self.plan.stages), folder / "log.txt", self.run_dir.event)
-        context, log = context_of(self.plan, stage, inputs, workdir, progress), folder / "log.txt"
+        context, log = context_of(self.plan, stage, inputs, workdir, progress, self.store.shared), folder / "log.txt"
         self.open = number, record, folder, progress
         with progress, self.crew.stage(stage, context, log):
             result = guarded(stage, context, log)

@@ -12,10 +12,13 @@ from pipeline.plan import Plan, PlannedStage
 from pipeline.target import TargetView
 
 
-def context_of(plan: Plan, stage: PlannedStage, inputs: Mapping[str, Artifact], workdir: Path, progress: Progress) -> StageContext:
+def context_of(
+    plan: Plan, stage: PlannedStage, inputs: Mapping[str, Artifact], workdir: Path, progress: Progress, shared: Path | None = None
+) -> StageContext:
     """What ``stage`` may see: its inputs, the data roles and the target's fields that it declares."""
     data = {role: plan.data[role] for role in stage.spec.data}
-    return StageContext(stage.config, inputs, workdir, TargetView(plan.target, stage.spec.reads_target), data, plan.seed, progress)
+    view = TargetView(plan.target, stage.spec.reads_target)
+    return StageContext(stage.config, inputs, workdir, view, data, plan.seed, progress, shared)
 
 
 def guarded(stage: PlannedStage, context: StageContext, log: Path) -> StageResult:

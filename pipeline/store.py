@@ -5,6 +5,7 @@
     store/objects/ab/<sha256>      a file or a folder, read-only by convention
     store/results/ab/<key>.json    what a stage returned under that key
     store/work/<key>/              a stage's workdir until it is done; an interrupted stage finds its checkpoints here
+    store/shared/<what>/<name>/    what stages can compute anew and have in common (``pipeline.shared``)
 
 Every write goes to a temporary name first, is flushed to disk, then renamed: a reader sees all of it or nothing.
 """
@@ -72,6 +73,7 @@ class Store:
 
     def __init__(self, root: Path, warn: Callable[[str], None] = lambda _: None) -> None:
         self.root, self.warn = root.resolve(), warn
+        self.shared = self.root / "shared"
 
     def object_path(self, sha256: str) -> Path:
         """Where the object with that hash lies."""

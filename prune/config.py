@@ -107,6 +107,8 @@ class PruneConfig(_Model):
             raise ValueError("give either ratio or to")
         if self.to is not None and self.allocate == "uniform":
             raise ValueError("a budget (to) is shared out by sensitivity; uniform takes a ratio")
+        if self.rounds > self.recover.train.steps:
+            raise ValueError(f"rounds {self.rounds} cannot share recover.train.steps {self.recover.train.steps}")
         return self
 
     @property

@@ -20,6 +20,7 @@ from pipeline.contract import PairSource
 from prune.config import ImportanceName, Recovery
 from prune.groups import CONVOLUTIONS, Graph, Member, Scores
 from train.determinism import derive
+from train.phases import phases
 from train.recover import training_crops
 from train.teacher_loss import TeacherLoss
 
@@ -103,9 +104,9 @@ def _random(_source: PairSource, _teacher: nn.Module | None, _config: Recovery, 
 
 
 def _taylor(source: PairSource, teacher: nn.Module | None, config: Recovery, seed: int) -> Ranking:
-    settings = config.train.seeded(seed)
-    crops = training_crops(source, settings.model_copy(update={"steps": max(settings.steps, BATCHES)}))
-    size = settings.batch
+    first = phases(config.train)[0]
+    update = {"steps": max(config.train.steps, BATCHES), "patches": (), "batch": first.batch, "crop": first.crop}
+    crops, size = training_crops(source, config.train.seeded(seed).model_copy(update=update)), first.batch
     rows = [[crops[b * size + i] for i in range(size)] for b in range(BATCHES)]
     lq, gt = ([torch.from_numpy(np.stack([sample[side] for sample in row])) for row in rows] for side in (0, 1))
     batches = list(zip(lq, gt, strict=True))

@@ -14,8 +14,10 @@ from torch import nn
 from eval.latency import LatencyResult, speedup
 from eval.payoff import time_networks
 from models import checkpoint
+from models.silent import silence
 from pipeline.contract import StageContext
 from pipeline.errors import StageFailed, UsageError
+from prune.config import Recovery
 from prune.goal import Goal, Planner
 from prune.groups import Plan, Scores, cut
 from prune.importance import ranking
@@ -86,15 +88,17 @@ class Climb:
         return Rung(goal.name, network, *both, not wrong, f"{goal.note}{gain:.2f}x as fast as the input, {loss}{wrong}", loss, goal.plan)
 
     def recovered(self, goal: Goal, workdir: Path) -> nn.Module:
-        """Pruned and trained, a share of the steps after each round; each round ranks the channels afresh."""
+        """Pruned and trained, a share of the steps after each round; each round ranks the channels afresh and has crops of its own.
+
+        Ends with no channel that batch normalisation amplifies (``models.silent``): where training gave one its factor back, it goes again.
+        """
         ctx, config = self.ctx, self.config
-        share = config.recover.train.model_copy(update={"steps": max(1, config.recover.train.steps // config.rounds)})
-        settings = config.recover.model_copy(update={"train": share})
         network = self.source.module
         for round_ in range(1, config.rounds + 1):
             plan = partway(self.planner.groups, goal.plan or {}, round_ / config.rounds, self.planner.multiple)
             scores = self.rank(network) if round_ > 1 else self.scores
             network = self.cut_to(network, plan, scores)
+            settings = share_of(config.recover, round_, config.rounds, ctx.seed)
             label = f"prune {goal.name}" + (f" round {round_}" if config.rounds > 1 else "")
             with frozen_norms(network, settings.freeze_norm):
                 recover(
@@ -106,16 +110,27 @@ class Climb:
                     ctx.progress,
                     ctx.seed,
                     label=label,
-                    cache_folder=Path(ctx.workdir) / "teacher-cache",  # one for all rungs and rounds
+                    cache_folder=ctx.keep("teacher-cache"),  # one for all rungs and rounds, and for other stages with this teacher
                 )
+            self._hold_silent(network, "after")
         return network
 
     def cut_to(self, network: nn.Module, plan: Plan, scores: Scores) -> nn.Module:
-        """A pruned copy with the means of its layers put back."""
+        """A pruned copy with the means of its layers put back.
+
+        Where the statistics stay as they are, it is known by now which channels will be held silent: training can make up for them.
+        """
         pruned, kept = cut(network, plan, scores)
+        if self.config.recover.freeze_norm:
+            self._hold_silent(pruned, "before")
         if self.images is not None:
             recentre(pruned, network, kept, self.images)
         return pruned
+
+    def _hold_silent(self, network: nn.Module, when: str) -> None:
+        count = silence(network)
+        if count:
+            self.ctx.progress.log(f"prune: {count} channels that training hardly heard are held silent {when} the recovery")
 
     def _require_rebuildable(self) -> None:
         """A network at half its widths must be rebuilt from its configuration; known before anything is measured or trained."""
@@ -127,6 +142,14 @@ class Climb:
             what = f"a pruned {arch} cannot be rebuilt from its configuration ({getattr(e, 'what', e)})"
             raise UsageError("prune", what, "prune a student, whose configuration holds every width") from e
         probe.unlink()
+
+
+def share_of(recovery: Recovery, round_: int, rounds: int, seed: int) -> Recovery:
+    """The recovery after round ``round_`` of 1 to ``rounds``: a share of the steps, all shares together being the whole; a seed each."""
+    train = recovery.train.seeded(seed)
+    steps = train.steps * round_ // rounds - train.steps * (round_ - 1) // rounds
+    update = {"steps": max(1, steps), "seed": (train.seed or 0) + round_ - 1}
+    return recovery.model_copy(update={"train": train.model_copy(update=update)})
 
 
 def complaint(loss: Loss, max_drop: float, max_drop_worst: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import nn
@@ -27,8 +28,8 @@ def partway(groups: Sequence[Group], plan: Plan, share: float, multiple: int) ->
     out = {}
     for group in groups:
         goal = plan.get(group.name, group.width)
-        steps = int((group.width - goal) * share + 1e-9) // multiple
-        out[group.name] = goal if share >= 1 else max(goal, (group.width // multiple - steps) * multiple if steps else group.width)
+        left = math.ceil((group.width - (group.width - goal) * share) / multiple - 1e-9) * multiple
+        out[group.name] = goal if share >= 1 else min(group.width, max(goal, left))
     return out
 
 

@@ -145,7 +145,9 @@ class RecoverConfig(BaseModel):
         default="off",
         description="on: the teacher sees each whole image once; off: every crop; auto: on where that is possible and less work",
     )
-    cache_gb: float = Field(default=20.0, gt=0, allow_inf_nan=False, description="largest size in GB of what is kept of the teacher")
+    cache_gb: float = Field(
+        default=20.0, gt=0, allow_inf_nan=False, description="largest size in GB of all teachers' answers that the workspace keeps"
+    )
 
     @field_validator("feature_scales")
     @classmethod

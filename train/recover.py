@@ -208,7 +208,8 @@ def train_alone(
 def _warn_of_small_batches(network: nn.Module, config: TrainConfig, progress: Progress, label: str) -> None:
     """Say that a network which normalises by so few crops learns to need just these: with running statistics it may fail altogether."""
     smallest = min(phase.batch for phase in phases(config)) // config.accumulate
-    if smallest < FEW_CROPS and any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
+    norms = [m for m in network.train().modules() if isinstance(m, nn.BatchNorm2d)]
+    if smallest < FEW_CROPS and any(norm.training for norm in norms):  # one that keeps its statistics stays in eval mode
         progress.log(
             f"{label}: batch normalisation over {smallest} crops; below {FEW_CROPS} its running statistics may not fit the weights"
         )

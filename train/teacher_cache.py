@@ -1,8 +1,10 @@
 """A teacher's answers to whole images, computed once and cut in step with the training crops, so that a step costs the student alone.
 
 What is kept is the response and those features that the loss compares, float16, one safetensors file per image, in a folder named
-after everything that decides them: the teacher's weights, the pairs, what is kept, the precision. Files are written under another name
-and renamed, so that an interrupted run finds whole ones only; it checks their hashes and computes anew what is missing or damaged.
+after everything that decides them: the teacher's code and weights, the pairs, what is kept, the precision. Files are written under
+another name and renamed, so that an interrupted run finds whole ones only; it checks their hashes and computes anew what is missing or
+damaged. So stages and runs may have the answers in common (``pipeline.shared``): whoever compares less of them, the response alone, reads
+the folder of one that compared features too.
 
 A crop's target is the same window of the teacher's answer to the whole image, turned and mirrored with the crop. That is the usual
 approximation, not the teacher's answer to the crop itself: the whole image shows it more context (its answer is rather better for
@@ -18,11 +20,11 @@ import hashlib
 import json
 import math
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -31,8 +33,11 @@ from torch import nn
 
 from data.crops import beyond_turns
 from models.spec import size_multiple
+from pipeline.code import code_digest
 from pipeline.contract import PairSource, Progress
 from pipeline.errors import StageFailed
+from pipeline.shared import hold
+from pipeline.store import size_of
 from train.config import Precision, RecoverConfig, TrainConfig
 from train.determinism import deterministic
 from train.features import probe
@@ -40,7 +45,7 @@ from train.launch import resolve_precision
 from train.phases import phases
 from train.teacher_files import Filling, Kept, NotKeptError, file_of
 
-_FORMAT = 1
+_FORMAT = 2
 _OPEN_FILES = 128
 
 
@@ -49,11 +54,14 @@ class TeacherCache:
 
     Args:
         folder: one file per image of the source.
-        kept: what they hold.
+        kept: what is read of them.
+        held: keeps the folder from being dropped as long as this object lives; closed then.
     """
 
-    def __init__(self, folder: Path, kept: Kept) -> None:
+    def __init__(self, folder: Path, kept: Kept, held: IO[str] | None = None) -> None:
         self.folder, self.kept = folder, kept
+        if held is not None:
+            weakref.finalize(self, held.close)
         self.align = math.lcm(1, *kept.strides)
         self._reset()
 
@@ -115,7 +123,7 @@ def open_cache(
         config: ``teacher_cache`` and ``cache_gb`` are read.
         train: the training, seeded.
         wanted: (whether the response is compared, indices of the teacher's features that are).
-        root: the answers' folder is made in here.
+        root: the answers' folder is made or found in here; others are dropped where all together would exceed ``cache_gb``.
         progress: told of the images.
         label: names the training.
 
@@ -128,17 +136,45 @@ def open_cache(
     kept = _kept(teacher, wanted, label)
     if config.teacher_cache == "auto":
         _require_less_work(teacher, source, train, label)
-    precision = resolve_precision(train)
-    folder = root / digest_of(teacher, source, kept, precision)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder), deterministic(train.deterministic):
-        Filling(teacher, source, kept, precision, folder, round(config.cache_gb * 1e9), progress, label).run()
-    return TeacherCache(folder, kept)
+    precision, limit = resolve_precision(train), round(config.cache_gb * 1e9)
+    digest = digest_of(teacher, source, precision, train.deterministic)
+    found = _wider(root, digest, kept, len(source), limit) or kept
+    folder = _folder(root, digest, found)
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(hold(folder))
+        with _locked(folder), deterministic(train.deterministic):
+            Filling(teacher, source, found, precision, folder, limit, progress, label).run()
+        stack.pop_all()
+        return TeacherCache(folder, kept, held)
 
 
-def digest_of(teacher: nn.Module, source: PairSource, kept: Kept, precision: Precision) -> str:
-    """64 hex digits over what decides the answers: structure and weights of the teacher, the pairs, what is kept, the precision."""
-    digest = hashlib.sha256(json.dumps([_FORMAT, repr(teacher), source.digest(), asdict(kept), precision]).encode())
+def _folder(root: Path, digest: str, kept: Kept) -> Path:
+    return root / f"{digest}-{'+'.join(kept.names)}"
+
+
+def _wider(root: Path, digest: str, kept: Kept, count: int, limit: int) -> Kept | None:
+    """What a folder holds that has all of the answers and others beside, within the limit; None where there is none or none is needed."""
+    if _complete(_folder(root, digest, kept), count):
+        return None
+    for path in sorted(root.glob(f"{digest}-*/")):
+        names = path.name.removeprefix(f"{digest}-").split("+")
+        if set(kept.names) < set(names) and _complete(path, count) and size_of(path) <= limit:
+            return Kept("response" in names, tuple(int(name.removeprefix("feature")) for name in names if name != "response"))
+    return None
+
+
+def _complete(folder: Path, count: int) -> bool:
+    return all(file_of(folder, index).exists() for index in range(count))
+
+
+def digest_of(teacher: nn.Module, source: PairSource, precision: Precision, exact: bool) -> str:
+    """64 hex digits over what decides the answers: code, structure and weights of the teacher, the pairs, the precision, torch.
+
+    ``exact``: whether deterministic algorithms are asked for.
+    """
+    code = code_digest("train.teacher_files", sorted({type(module).__module__ for module in teacher.modules()}))
+    computed = [precision, exact, torch.__version__, torch.cuda.is_available()]
+    digest = hashlib.sha256(json.dumps([_FORMAT, code, repr(teacher), source.digest(), computed]).encode())
     for name, tensor in teacher.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.contract import PairSource, Progress
 from pipeline.errors import StageFailed, UsageError
+from pipeline.shared import make_room
 from train.config import Precision
 from train.teachers import answer
 
@@ -140,6 +141,7 @@ class Filling:
     def _check_size(self, needed: float) -> None:
         if needed > self.limit:
             self._refuse(needed)
+        make_room(self.folder, needed, self.limit)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             what = f"the teacher's answers need {_gb(needed)} GB, and {_gb(free)} GB are free in {self.folder}"

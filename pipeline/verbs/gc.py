@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _HELP = """Drop results, objects and unfinished work that no kept run refers to.
 
 Nothing is dropped without --yes: the command only says what would be. All runs are kept unless --keep or --older-than says which;
-runs that go on are always kept. The folders of runs, with their reports, stay unless --runs is given.
+runs that go on are always kept. What stages share (a teacher's kept answers) goes when it was last used before the oldest kept run began.
+The folders of runs, with their reports, stay unless --runs is given.
 
 Example: python -m pipeline gc --keep 5
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,16 @@ def test_every_option_changes_the_student(teachers, tmp_path):
 def test_the_answers_lie_in_the_stage_s_own_folder(teachers, tmp_path):
     distilled(tmp_path, teachers)
     assert len(list(tmp_path.glob("teacher-cache/*/*.safetensors"))) == 3
+
+
+def test_a_distillation_with_other_settings_finds_the_answers_of_the_one_before(teachers, tmp_path):
+    found = []
+    for name, changes in {"first": {}, "second": {"loss": "l1", "loss_weights": {"feature": 0}}}.items():
+        ctx = context(student.STAGE, tmp_path / name, {**CONFIG, **changes}, {"teacher": teachers["teacher"]})
+        student.run(replace(ctx, shared=tmp_path / "shared"))
+        assert not (ctx.workdir / "teacher-cache").exists()
+        found.append({p: p.stat().st_mtime_ns for p in tmp_path.glob("shared/teacher-cache/*/*.safetensors")})
+    assert found[0] == found[1] and len(found[0]) == 3
 
 
 def test_a_short_training_asks_about_every_crop_and_says_so(teachers, tmp_path):

@@ -26,7 +26,7 @@ def test_rounds_approach_the_plan_and_end_on_it():
     plan = {"a": 40, "b": 8, "c": 16}
     steps = [partway(groups, plan, share, 8) for share in (1 / 3, 2 / 3, 1.0)]
     assert [s["a"] for s in steps] == [80, 64, 40]
-    assert [s["b"] for s in steps] == [20, 8, 8]
+    assert [s["b"] for s in steps] == [16, 16, 8], "no round removes more than its share"
     assert {s["c"] for s in steps} == {16}
 
 

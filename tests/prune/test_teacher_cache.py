@@ -1,12 +1,15 @@
 """The recovery's teacher, asked once about each image instead of about every crop."""
 
+from dataclasses import replace
+
 import torch
 
 from data.crops import CropDataset
 from models import checkpoint
 from prune.config import PruneConfig
-from tests.prune.test_stage import stage
-from tests.quantize.toys import pairs, student, teacher
+from prune.stage import STAGE
+from tests.prune.test_stage import FAST, WIDE, stage
+from tests.quantize.toys import checkpoint_of, context, pairs, student, teacher
 from tests.train.toys import Words
 from train.teacher_cache import open_cache
 
@@ -56,6 +59,20 @@ def test_all_rungs_and_rounds_share_the_answers(tmp_path, monkeypatch):
     (folder,) = [p for p in (ctx.workdir / "teacher-cache").iterdir() if p.is_dir()]
     assert len(list(folder.glob("*.safetensors"))) == 3
     assert not list(ctx.workdir.glob("ratio-*/**/teacher-cache"))
+
+
+def test_another_rung_s_and_another_stage_s_answers_are_found(tmp_path):
+    taught = checkpoint.load(teacher(tmp_path / "teacher.safetensors").path).module
+    settings = PruneConfig.model_validate({"recover": {"train": WHOLE, "teacher_cache": "on"}}).recover
+    root = tmp_path / "shared" / "teacher-cache"
+    other = open_cache(taught, pairs("train", 3), settings, settings.train.seeded(5), (True, (0, 1)), root, Words(), "distill")
+    before = {p: p.stat().st_mtime_ns for p in other.folder.glob("*.safetensors")}
+    inputs = {"model": checkpoint_of(student(**WIDE), tmp_path / "input.safetensors"), "teacher": teacher(tmp_path / "teacher.safetensors")}
+    recovery = {"recover": {"train": {"steps": 2, "batch": 2, "crop": 32}, "teacher_cache": "on"}}
+    ctx = replace(context(STAGE, tmp_path / "work", {**FAST, **recovery}, inputs), shared=tmp_path / "shared")
+    STAGE.run(ctx)
+    assert {p: p.stat().st_mtime_ns for p in root.glob("*/*.safetensors")} == before and len(before) == 3
+    assert not (ctx.workdir / "teacher-cache").exists()
 
 
 def test_the_default_decides_by_the_work():

@@ -139,3 +139,14 @@ def test_batch_normalisation_over_few_crops_is_said(tmp_path):
         network = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.BatchNorm2d(3))
         train_alone(network, mse_loss, ToySource(), settings, tmp_path / str(size), words, 1, label="toy")
         assert sum(f"batch normalisation over {size} crops" in line for line in words.lines) == said
+
+
+def test_norms_that_keep_their_statistics_need_no_crops(tmp_path):
+    class Still(torch.nn.BatchNorm2d):
+        def train(self, mode=True):
+            return super().train(False)
+
+    words, network = Words(), torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1), Still(3))
+    settings = TRAIN.model_copy(update={"steps": 1, "batch": 2})
+    train_alone(network, mse_loss, ToySource(), settings, tmp_path, words, 1, label="toy")
+    assert not any("batch normalisation over" in line for line in words.lines)

@@ -171,7 +171,7 @@ def test_what_decides_the_answers_names_their_folder(tmp_path):
         opened(tmp_path).folder,
         opened(tmp_path, net(3)).folder,
         opened(tmp_path, source=Other()).folder,
-        opened(tmp_path, wanted=(True, ())).folder,
+        opened(tmp_path / "alone", wanted=(True, ())).folder,
         opened(tmp_path, config=settings(train=TRAIN.model_copy(update={"amp": "bf16-mixed"}))).folder,
     ]
     assert len(set(folders)) == 5
