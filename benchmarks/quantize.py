@@ -1,7 +1,7 @@
 """What each way to int8 costs in dB and gains in speed, on one network and one test set, in one run.
 
     python benchmarks/quantize.py [--checkpoint student.safetensors] [--train DIR] [--test DIR] [--contenders ptq qat clamp-ptq]
-                                  [--steps 100] [--seeds 1] [--batchnorm folded] [--feature 0]
+                                  [--steps 100] [--batch 8] [--train-crop 96] [--seeds 1] [--batchnorm folded] [--feature 0]
 
 DIR holds ``blur/`` and ``sharp/``. Calibration pairs come from the training folder, spread over it; half of their scenes judge, and
 neither calibrate nor train. Without arguments: the embedded photographs, and a student that is trained for a minute. Prints, for every
@@ -94,6 +94,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=100, help="of each training, the float control's too")
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--train-crop", type=int, default=96, help="side of the training crops in pixels")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--batchnorm", default="folded", choices=["folded", "live"])
     parser.add_argument("--feature", type=float, default=0.0, help="weight of feature distillation from the float network")
@@ -117,7 +118,7 @@ def contest_of(options: argparse.Namespace, workdir: Path) -> Contest:
         "control": True,
         "tile": options.tile,
         "recover": {
-            "train": {"steps": options.steps, "lr": options.lr, "batch": options.batch, "devices": 1},
+            "train": {"steps": options.steps, "lr": options.lr, "batch": options.batch, "crop": options.train_crop, "devices": 1},
             "loss_weights": {"feature": options.feature},
         },
     }
