@@ -2,7 +2,7 @@
 
 A backend's folder may hold two modules that are found by their names: ``script`` (``build_script(artifacts, chosen)`` and
 ``DEVICE_FILES``: what builds its engines on the board) and ``runner`` (``write_runner(facts, folder)``: a program that runs its artifacts
-there).
+there; ``LINKED``: licences of what is linked into it).
 """
 
 from __future__ import annotations
@@ -63,6 +63,12 @@ class Packed:
 def has_runner(attempt: Attempt) -> bool:
     """Whether an artifact brings a program that runs it without Python."""
     return attempt.built is not None and _module(attempt.built.facts["backend"], "runner") is not None
+
+
+def linked(packed: Sequence[Packed]) -> dict[str, str]:
+    """Licences, by name, of what is linked into the programs that the artifacts bring."""
+    runners = [_module(p.attempt.built.facts["backend"], "runner") for p in packed if p.attempt.built is not None]
+    return {name: licence for runner in runners if runner is not None for name, licence in runner.LINKED.items()}
 
 
 def write_bundle(path: Path, packed: Sequence[Packed], facts: Mapping[str, Any], image: NDArray[np.uint8], tile: int) -> BundleFacts:

@@ -13,7 +13,10 @@ from compile.child import Runtimes
 from compile.limits import Limits
 from compile.onnxruntime.backend import OnnxSession, onnxruntime_facts
 from compile.parity import (
+    PROOF,
     Parity,
+    Task,
+    by_stand_in,
     float_parity,
     integer_parity,
     output_psnr,
@@ -23,12 +26,13 @@ from compile.parity import (
     with_task_parity,
 )
 from compile.pictures import restorer_of, tile_of
+from compile.proof import Proof
 from compile.remote import Clock, RemoteSession, differences, in_turn
 from compile.source import Source, source_file
 from eval.bundle import artifact_layers
 from eval.cost import rates_of, size_measurement
 from eval.latency import LatencyResult, latency_measurements
-from eval.quality import QualityResult, evaluate, session_restorer, to_batch
+from eval.quality import QualityResult, evaluate
 from eval.receptive import receptive_field
 from eval.seams import seam_measurements
 from eval.session import Session
@@ -73,20 +77,31 @@ class Judge:
 
     Args:
         folder: the network.
-        source: images for parity and quality.
+        source: images for quality, by which candidates are chosen.
         target: the device.
-        tile: side of the tiles for parity and latency, in pixels.
+        tile: side of the tiles for parity and latency of what takes any size, in pixels.
         seconds: least measuring time of each artifact.
         runtimes: the processes.
+        test: images that parity is shown at (``compile.proof``), by which nothing is chosen; those of ``source`` when left out.
 
     """
 
-    def __init__(self, folder: ModelFolder, source: PairSource, target: Target, tile: int, seconds: float, runtimes: Runtimes) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        source: PairSource,
+        target: Target,
+        tile: int,
+        seconds: float,
+        runtimes: Runtimes,
+        test: PairSource | None = None,
+    ) -> None:
         self.folder, self.source, self.target, self.runtimes = folder, source, target, runtimes
         self.tile, self.seconds = tile, seconds
         self._quality: dict[tuple[str, ...], QualityResult] = {}
         self.receptive = receptive_field(folder.float, folder.size_multiple)
-        self.batches = [to_batch(tile_of(source[i].lq, tile, tile)) for i in range(min(4, len(source)))]
+        self.proof = Proof(folder, source, "calibrate") if test is None else Proof(folder, test, "test")
+        self.batches = self.proof.batches((tile, tile))
 
     def judge(self, attempts: Sequence[Attempt]) -> list[Judged]:
         """Judge the attempts that were built; latency is measured in turn over all that run here. One that fails to run is a verdict."""
@@ -103,7 +118,8 @@ class Judge:
                     sessions[attempt.plan.name] = self.session(self.opening(attempt), attempt.plan.threads)
                 except (StageFailed, ToolchainMissing) as e:
                     failed[attempt.plan.name] = e.what
-        times, died = in_turn(sessions, self.batches[0], min_seconds=self.seconds, clock=clock)
+        inputs = {name: self.proof.batches(self._size(session))[0] for name, session in sessions.items()}
+        times, died = in_turn(sessions, inputs, min_seconds=self.seconds, clock=clock)
         return times, failed | died
 
     def session(self, opening: Opening, threads: int = 1) -> RemoteSession:
@@ -173,38 +189,45 @@ class Judge:
     def _latency(self, attempt: Attempt, times: LatencyResult | None) -> list[Measurement]:
         if times is None:
             return []
-        size = {"height": self.tile, "width": self.tile, "threads": attempt.plan.threads}
-        return latency_measurements(times, **size, backend=attempt.plan.name)
+        height, width = (int(_built(attempt).facts[side]) or self.tile for side in ("height", "width"))
+        return latency_measurements(times, height=height, width=width, threads=attempt.plan.threads, backend=attempt.plan.name)
+
+    def _size(self, session: Session) -> tuple[int, int]:
+        """Height and width that a session is tried at: its own where they are fixed."""
+        return session.height or self.tile, session.width or self.tile
 
     def _parity(self, attempt: Attempt, opening: Opening) -> Parity:
-        facts, threads = _built(attempt).facts, self._threads(attempt)
-        if facts["source"] == "float" and opening.stands_in:
-            return unproven(f"{attempt.plan.precision} for {self._device(attempt)} does not run here; bench.py proves it on the device")
-        artifact = self.session(opening, threads)
-        if facts["source"] != "float":
-            return self._integer_parity(attempt, opening, artifact)
-        with self._plain(self.folder.float) as reference:
-            parity = float_parity(artifact, reference, self.batches, facts["precision"], threads=threads)
+        """Against the file that it was made from, run as it is written."""
+        facts, threads, device = _built(attempt).facts, self._threads(attempt), self._device(attempt)
+        source: Source = facts["source"]
+        if source == "float" and opening.stands_in:
+            return unproven(f"{attempt.plan.precision} for {device} does not run here; {PROOF} proves it there")
+        artifact, split = self.session(opening, threads), self.proof.split
+        size = self._size(artifact)
+        got, want = [artifact.run(x) for x in self.proof.batches(size)], self.proof.outputs(source, size)
+        at_tiles = Task(self.proof.psnr(got, size), self.proof.psnr(want, size), split, "tile")
+        if source != "float":
+            said = {"split": split, "flavour": source, **_stand_in(opening)}
+            row = parity_measurement([output_psnr(a, b) for a, b in zip(got, want, strict=True)], **said)
+            tasks = [at_tiles, self._task(opening, self._fake_quantized(source, (artifact.height, artifact.width)))]
+            found = integer_parity(self._differences(attempt), tasks, row, **_stand_in(opening))
+            return by_stand_in(found, device) if opening.stands_in else found
+        found = float_parity(got, want, facts["precision"], split, threads=threads)
         if facts["precision"] != "bf16":
-            return parity
-        return with_task_parity(parity, self.quality(opening), self.float_quality(), "float network")
+            return found
+        return with_task_parity(found, [at_tiles, self._task(opening, self.float_quality())], "float network")
 
-    def _integer_parity(self, attempt: Attempt, opening: Opening, artifact: Session) -> Parity:
-        """Against the Q/DQ file that it was made from."""
-        source = _built(attempt).facts["source"]
-        with self._plain(self.folder.qdq(source)) as reference:
-            outputs = [output_psnr(artifact.run(x), reference.run(x)) for x in self.batches]
-        row = parity_measurement(outputs, flavour=source, **_stand_in(opening))
-        return integer_parity(self.quality(opening), self._fake_quantized(source), self._differences(attempt), row)
+    def _task(self, opening: Opening, reference: QualityResult) -> Task:
+        return Task(self.quality(opening).psnr, reference.psnr, "calibrate", "image")
 
-    def _fake_quantized(self, source: Source) -> QualityResult:
-        if ("plain", source) not in self._quality:
-            with self._plain(source_file(self.folder, source)) as session:
-                self._quality["plain", source] = evaluate(session_restorer(session, self.folder.size_multiple), self.source)
-        return self._quality["plain", source]
-
-    def _plain(self, path: Path) -> Session:
-        return OnnxSession(path, optimise=False)
+    def _fake_quantized(self, source: Source, tile: tuple[int, int]) -> QualityResult:
+        """Quality of a Q/DQ file in an artifact's tiles: global pooling makes another image of every other cut."""
+        key = ("plain", source, *map(str, tile))
+        if key not in self._quality:
+            with OnnxSession(source_file(self.folder, source), optimise=False) as session:
+                restorer = restorer_of(session, self.folder.size_multiple, self.receptive, tile)
+                self._quality[key] = evaluate(restorer, self.source)
+        return self._quality[key]
 
     def _differences(self, attempt: Attempt) -> list[str]:
         """Parameters that an int8 artifact has otherwise than the network: read by its backend, or from its Q/DQ nodes."""

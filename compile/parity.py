@@ -1,5 +1,8 @@
 """Is a compiled artifact still the same network? Floats by PSNR between outputs, integers by task PSNR and exact scales.
 
+Outputs are compared at tiles of test images. Nothing is chosen by how good they are there: a difference from its own source, either way,
+is all that counts.
+
 End-to-end equality of int8 outputs is not defined: the order of additions alone moves them to about 50 dB of each other, while the
 task PSNR stays put. Nor are one backend's artifacts for two CPUs equal where they come from files of two flavours, unless the network's
 activations are unsigned: behind a ReLU "u8" (x86) holds up to 255 steps and "s8" (Arm) clips at 127, so that a value may lose up to 128
@@ -11,20 +14,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.quality import IDENTICAL_DB, QualityResult
+from eval.quality import IDENTICAL_DB
 from pipeline.contract import Better, Evidence, Measurement, Verdict
 from pipeline.errors import StageFailed
 
 if TYPE_CHECKING:
-    from eval.session import Session
     from quantize.artifact import ModelFolder
+
+Batch = NDArray[np.float32]
 
 FLOAT_DB = {"fp32": 60.0, "fp16": 60.0, "bf16": 50.0}
 """Least PSNR of a float artifact's output against the float network's, by precision.
@@ -40,17 +44,45 @@ error, 0.04 dB, which is what ``TASK_DB`` lets pass, and bf16 is held to that as
 TASK_DB = 0.05
 """Largest difference in mean task PSNR, either way: of an int8 artifact from its Q/DQ file, of a bf16 one from the float network."""
 
+QDQ = "Q/DQ file run node by node"
 
-QDQ = "Q/DQ file in ONNX Runtime"
+PROOF = "run.py --verify"
+"""The bundle's own proof on the device."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Verdict, the numbers behind it, and the reason in words."""
+    """Verdict, the numbers behind it, and the reason in words.
+
+    ``stands_in``: the artifact's own runtime had no part in it.
+    """
 
     verdict: Verdict
     reason: str
     measurements: tuple[Measurement, ...] = ()
+    stands_in: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """PSNR in dB against the sharp originals of an artifact and of what it was made from: one of each for every image.
+
+    split  data set of the images
+    kind   "image" where they are whole, "tile" where they were cut
+    """
+
+    artifact: Sequence[float]
+    reference: Sequence[float]
+    split: str
+    kind: str
+
+    @property
+    def change(self) -> float:
+        """Of the mean, in dB."""
+        return float(np.mean(self.artifact) - np.mean(self.reference))
+
+    def __str__(self) -> str:
+        return f"{self.change:+.3f} dB on {_counted(len(self.artifact), self.split, self.kind)}"
 
 
 def unproven(reason: str) -> Parity:
@@ -58,7 +90,19 @@ def unproven(reason: str) -> Parity:
     return Parity(Verdict.UNPROVEN, f"parity unproven: {reason}")
 
 
-def output_psnr(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
+def by_stand_in(parity: Parity, device: str) -> Parity:
+    """Say of a verdict that the artifact was read but did not run: its source ran in its place.
+
+    Args:
+        parity: the verdict.
+        device: where the artifact's own runtime is.
+
+    """
+    text = f"by a stand-in here, its source in ONNX Runtime: {parity.reason}; its own runtime runs on {device}, where {PROOF} proves it"
+    return replace(parity, reason=text, stands_in=True)
+
+
+def output_psnr(got: Batch, want: Batch) -> float:
     """PSNR in dB (peak 1) between two outputs; ``IDENTICAL_DB`` when equal, NaN when either holds a NaN or an infinity."""
     if got.shape != want.shape:
         raise StageFailed("compile.parity", f"outputs are {got.shape} and {want.shape}", "the artifact is not the same network")
@@ -74,61 +118,70 @@ def parity_measurement(values: Sequence[float], **conditions: Any) -> Measuremen
     return Measurement("parity_psnr", worst, "dB", Better.HIGHER, len(values), Evidence.HOST, conditions, tuple(values))
 
 
-def float_parity(
-    artifact: Session, reference: Session, batches: Sequence[NDArray[np.float32]], precision: str, **conditions: Any
-) -> Parity:
+def float_parity(got: Sequence[Batch], want: Sequence[Batch], precision: str, split: str, **conditions: Any) -> Parity:
     """Compare a float artifact with the float network.
 
     Args:
-        artifact: the compiled one.
-        reference: the float ONNX file, run as it is written.
-        batches: inputs, float32 [1, 3, H, W] in [0, 1].
+        got: outputs of the compiled one, float32 [1, 3, H, W].
+        want: those of the float ONNX file, run as it is written.
         precision: of ``FLOAT_DB``, which holds the bound.
+        split: data set of the tiles.
         conditions: said beside the number.
 
     """
     bound = FLOAT_DB[precision]
-    found = parity_measurement([output_psnr(artifact.run(x), reference.run(x)) for x in batches], bound=bound, **conditions)
-    text = f"output {found.value:.1f} dB from the float network (at least {bound:g})"
+    values = [output_psnr(a, b) for a, b in zip(got, want, strict=True)]
+    found = parity_measurement(values, bound=bound, split=split, **conditions)
+    text = f"output {found.value:.1f} dB from the float network's on {_counted(len(values), split, 'tile')} (at least {bound:g})"
     return Parity(Verdict.PASSED if found.value >= bound else Verdict.FAILED, text, (found,))
 
 
-def with_task_parity(parity: Parity, artifact: QualityResult, reference: QualityResult, against: str) -> Parity:
-    """Add to a verdict that the mean task PSNR must equal that of ``reference``, on the same images, within ``TASK_DB``.
+def with_task_parity(parity: Parity, tasks: Sequence[Task], against: str, **conditions: Any) -> Parity:
+    """Add to a verdict that the mean task PSNR must equal that of what the artifact was made from, within ``TASK_DB``, on every data set.
 
     Args:
         parity: the verdict so far; one that is not passed stays what it is.
-        artifact: quality of the artifact.
-        reference: quality of the network that it was made from.
-        against: what that is, in words.
+        tasks: on each data set, at least one.
+        against: what the artifact was made from, in words.
+        conditions: said beside the numbers.
 
     """
-    change = artifact.mean_psnr - reference.mean_psnr
-    values = tuple(a - b for a, b in zip(artifact.psnr, reference.psnr, strict=True))
-    conditions = {"bound": TASK_DB, "against": against}
-    row = Measurement("parity_task_psnr", change, "dB", Better.HIGHER, len(values), Evidence.HOST, conditions, values)
-    verdict = parity.verdict if abs(change) <= TASK_DB or parity.verdict is not Verdict.PASSED else Verdict.FAILED
-    text = f"task PSNR {change:+.3f} dB against the {against} (at most {TASK_DB:g} either way)"
-    return Parity(verdict, f"{parity.reason}; {text}", (row, *parity.measurements))
+    said = {"bound": TASK_DB, "against": against, **conditions}
+    rows = [_task_measurement(task, split=task.split, cut=f"{task.kind}s", **said) for task in tasks]
+    same = all(abs(task.change) <= TASK_DB for task in tasks)
+    verdict = parity.verdict if same or parity.verdict is not Verdict.PASSED else Verdict.FAILED
+    text = f"task PSNR {', '.join(map(str, tasks))} against the {against} (at most {TASK_DB:g} either way)"
+    return replace(parity, verdict=verdict, reason=f"{parity.reason}; {text}", measurements=(*rows, *parity.measurements))
 
 
-def integer_parity(artifact: QualityResult, reference: QualityResult, differences: Sequence[str], outputs: Measurement) -> Parity:
+def _task_measurement(task: Task, **conditions: Any) -> Measurement:
+    """parity_task_psnr: what the mean task PSNR gains against its source, in dB."""
+    values = tuple(a - b for a, b in zip(task.artifact, task.reference, strict=True))
+    return Measurement("parity_task_psnr", task.change, "dB", Better.HIGHER, len(values), Evidence.HOST, conditions, values)
+
+
+def _counted(count: int, split: str, kind: str) -> str:
+    return f"{count} {split} {kind}{'s' * (count != 1)}"
+
+
+def integer_parity(differences: Sequence[str], tasks: Sequence[Task], outputs: Measurement, **conditions: Any) -> Parity:
     """Judge an int8 artifact.
 
     The reference is the Q/DQ file that the artifact was made from, run node by node in float by ONNX Runtime. The signed and the unsigned
     file are not each other's reference: behind a ReLU one cuts at 127 steps, the other at 255.
 
     Args:
-        artifact: its quality on some images.
-        reference: quality of its Q/DQ file on the same images.
         differences: scales, zero points and integers that the artifact holds otherwise than the network.
+        tasks: its quality and that of its Q/DQ file.
         outputs: parity_psnr between the two, for information.
+        conditions: said beside the numbers.
 
     """
+    found = Parity(Verdict.PASSED, "scales and integers exact", (outputs,))
     if differences:
         text = f"quantization parameters differ: {differences[0]} ({len(differences)} in all)"
-        return with_task_parity(Parity(Verdict.FAILED, text, (outputs,)), artifact, reference, QDQ)
-    return with_task_parity(Parity(Verdict.PASSED, "scales and integers exact", (outputs,)), artifact, reference, QDQ)
+        found = Parity(Verdict.FAILED, text, (outputs,))
+    return with_task_parity(found, tasks, QDQ, **conditions)
 
 
 def qdq_differences(path: Path, folder: ModelFolder) -> list[str]:

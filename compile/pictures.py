@@ -37,11 +37,32 @@ class First:
         return self._source.scenes()
 
 
-def restorer_of(session: Session, multiple: int, receptive: Receptive) -> Restorer:
-    """Restore whole images with a session: at once where its size is free, else in tiles that overlap by what the network sees."""
-    if not session.height:
+class Tiles(First):
+    """The middles of the first pairs of a source, of a height and width in pixels, cut once."""
+
+    def __init__(self, source: PairSource, count: int, size: tuple[int, int]) -> None:
+        super().__init__(source, count)
+        pairs = (source[i] for i in range(len(self)))
+        self._tiles = [Pair(tile_of(p.lq, *size), tile_of(p.gt, *size), p.name, p.scene) for p in pairs]
+
+    def __getitem__(self, index: int) -> Pair:
+        """Tile at ``index``."""
+        return self._tiles[index]
+
+
+def restorer_of(session: Session, multiple: int, receptive: Receptive, tile: tuple[int, int] = (0, 0)) -> Restorer:
+    """Restore whole images with a session: at once where its size is free, else in tiles that overlap by what the network sees.
+
+    Args:
+        session: what restores.
+        multiple: of the network's input.
+        receptive: how far an output pixel sees.
+        tile: height and width in pixels of the tiles that a session of free size takes all the same; zeros: none.
+
+    """
+    tile = (session.height, session.width) if session.height else tile
+    if not tile[0]:
         return session_restorer(session, multiple)
-    tile = (session.height, session.width)
     overlap = overlap_for(receptive, min(tile))
 
     def run(image: Image) -> Image:

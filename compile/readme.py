@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compile.tvm.pins import FFI, TVM
 from eval.bundle import BundleArtifact, BundleFacts
-
-NEEDS = {
-    "onnxruntime": "`pip install onnxruntime`",
-    "litert": "`pip install ai-edge-litert` (Python 3.9 or older: `tflite-runtime`)",
-    "openvino": "`pip install openvino`",
-    "tensorrt": "TensorRT, which JetPack brings",
-    "tvm": f'`pip install "apache-tvm=={TVM[-1]}*" apache-tvm-ffi=={FFI[TVM[-1]]}`',
-}
+from eval.session import load_backend
 
 
 def readme(facts: BundleFacts) -> str:
@@ -48,4 +40,4 @@ def _steps(facts: BundleFacts, chosen: BundleArtifact) -> Iterator[str]:
 def _needs(artifact: BundleArtifact) -> str:
     if artifact.runner:
         return "which needs nothing else: its own runner is in here"
-    return f"which needs {NEEDS.get(artifact.backend, artifact.backend)}"
+    return f"which needs {load_backend(artifact.facts['backend']).needs or artifact.backend}"

@@ -34,7 +34,8 @@ class Outcome:
         if fault:
             return fault
         if j is self.chosen:
-            first = "the fastest that passes" if j.parity.verdict is Verdict.PASSED else "the fastest; none is proven"
+            passes = "the fastest that passes, by a stand-in" if j.parity.stands_in else "the fastest that passes"
+            first = passes if j.parity.verdict is Verdict.PASSED else "the fastest; none is proven"
             return f"{first}: {j.time_ms:.2f} ms {self.how}; {j.parity.reason}"
         here = "; the fastest on this machine, in the bundle to be run here" if j is self.host else ""
         if j.attempt.plan.beside:
@@ -54,9 +55,10 @@ class Outcome:
 
 
 def notes(for_target: Sequence[Judged], chosen: Judged) -> list[str]:
-    """What may be faster than the choice, and is not proven."""
+    """That the choice itself did not run, and what may be faster than it, and is not proven."""
     faster = [j for j in for_target if j.parity.verdict is Verdict.UNPROVEN and j is not chosen and j.time_ms < chosen.time_ms]
-    return [f"{j.attempt.plan.name} may be faster ({j.time_ms:.2f} ms), but {j.parity.reason}" for j in faster]
+    stood = [f"{chosen.attempt.plan.name} did not run here: {chosen.parity.reason}"] if chosen.parity.stands_in else []
+    return [*stood, *(f"{j.attempt.plan.name} may be faster ({j.time_ms:.2f} ms), but {j.parity.reason}" for j in faster)]
 
 
 def build_notes(attempts: Sequence[Attempt]) -> list[str]:

@@ -100,13 +100,19 @@ def _session(key: Key) -> Session:
 
 
 def in_turn(
-    sessions: Mapping[str, RemoteSession], lq: Batch, *, min_seconds: float, min_count: int = 10, warmup: int = 2, clock: Clock = "wall"
+    sessions: Mapping[str, RemoteSession],
+    inputs: Mapping[str, Batch],
+    *,
+    min_seconds: float,
+    min_count: int = 10,
+    warmup: int = 2,
+    clock: Clock = "wall",
 ) -> tuple[dict[str, LatencyResult], dict[str, str]]:
     """Time sessions in turn (A B C A B C ...), so that a drift of the machine meets them all; the others wait meanwhile.
 
     Args:
         sessions: by name.
-        lq: float32 [1, 3, H, W] in [0, 1].
+        inputs: of each, float32 [1, 3, H, W] in [0, 1].
         min_seconds: least total time of the measured runs of each.
         min_count: least number of measured runs of each.
         warmup: runs of each before measuring.
@@ -123,7 +129,7 @@ def in_turn(
     while rounds < 0 or any(len(t) < min_count or sum(t) < min_seconds * 1e3 for t in times.values()):
         for name in list(times):
             try:
-                ms = sessions[name].time_ms(lq, clock)
+                ms = sessions[name].time_ms(inputs[name], clock)
             except StageFailed as e:
                 failed[name] = e.what
                 del times[name]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from compile.bundle import Packed, has_runner, write_bundle
+from compile.bundle import Packed, has_runner, linked, write_bundle
 from compile.candidates import BUILD_LOG, Attempt, build_all, host_plans, plans_for
 from compile.card import model_card
 from compile.child import Runtimes
@@ -46,7 +47,7 @@ class CompileConfig(BaseModel):
     backends: tuple[str, ...] = Field(default=(), description="of the target's backends, those to try; all when left out")
     threads: Threads = Field(default=(), description="CPU threads to try: a number or a list; 1 and all the target's cores when left out")
     seconds: float = Field(default=1.0, gt=0, description="least measuring time of each artifact in seconds")
-    images: int = Field(default=8, ge=0, description="images of the calibrate split used for parity and quality, 0 = all")
+    images: int = Field(default=8, ge=0, description="images of the calibrate split that quality is judged by, 0 = all")
     max_drop: float = Field(default=0.3, ge=0, description="largest loss in dB against the float network, on the mean of the images")
     max_drop_worst: float = Field(default=0.3, ge=0, description="largest loss in dB against the float network on any single image")
     max_size: float | None = Field(default=None, gt=0, description="largest artifact in MB (10**6 bytes)")
@@ -66,7 +67,7 @@ def run(ctx: StageContext) -> StageResult:
     _require_any(attempts)
     source = First(ctx.data["calibrate"], config.images)
     with Runtimes(ctx.workdir / "runtimes") as runtimes:
-        judge = Judge(folder, source, target, config.tile, config.seconds, runtimes)
+        judge = Judge(folder, source, target, config.tile, config.seconds, runtimes, ctx.data["test"])
         ctx.progress.log(f"judging {sum(a.built is not None for a in attempts)} of {len(attempts)} candidates on {len(source)} images")
         judged = judge.judge(attempts)
         limits = Limits(judge.float_quality(), config.max_drop, config.max_drop_worst, config.max_size)
@@ -76,13 +77,9 @@ def run(ctx: StageContext) -> StageResult:
     if chosen is None or host is None:
         raise StageFailed("compile", f"no candidate passes: {why_none(attempts, judged, limits)}", "see the candidates in the log")
     outcome = Outcome(chosen, host, limits, "measured" if target.is_host else "estimated")
-    content = write_bundle(
-        ctx.workdir / "bundle",
-        _packed(judge, judged, outcome, _without_python(for_target, outcome)),
-        _bundle_facts(ctx, target, folder, outcome),
-        source[0].lq,
-        config.tile,
-    )
+    packed = _packed(judge, judged, outcome, _without_python(for_target, outcome))
+    facts = _bundle_facts(ctx, target, folder, outcome, linked(packed))
+    content = write_bundle(ctx.workdir / "bundle", packed, facts, source[0].lq, config.tile)
     candidates = _candidates(attempts, judged, outcome)
     for c in candidates:
         ctx.progress.log(f"{'*' if c.chosen else ' '} {c.name}: {c.reason}")
@@ -131,8 +128,11 @@ def _said(log: Path) -> list[str]:
 
 
 def _fastest_here(judged: Sequence[Judged], limits: Limits) -> Judged | None:
+    """The choice by measured time for each pixel: what has a fixed size is timed at that."""
+
     def measured(j: Judged) -> float:
-        return next((m.value for m in j.measurements if m.name == "latency_p50" and m.evidence is Evidence.HOST), float("nan"))
+        found = (m for m in j.measurements if m.name == "latency_p50" and m.evidence is Evidence.HOST)
+        return next((m.value / math.prod(map(int, m.conditions["frame"].split("x"))) for m in found), math.nan)
 
     good = [j for j in judged if j.parity.verdict is Verdict.PASSED and not limits.fault(j.quality, j.mb) and measured(j) > 0]
     return min(good, key=measured, default=None)
@@ -161,12 +161,13 @@ def _packed(judge: Judge, judged: Sequence[Judged], outcome: Outcome, beside: Ju
     return sorted(found.values(), key=lambda p: order.index(p.attempt.plan.artifact))
 
 
-def _bundle_facts(ctx: StageContext, target: Target, folder: ModelFolder, outcome: Outcome) -> dict[str, Any]:
+def _bundle_facts(ctx: StageContext, target: Target, folder: ModelFolder, outcome: Outcome, linked_in: Mapping[str, str]) -> dict[str, Any]:
     network = {"input": folder.facts.input, "output": folder.facts.output, "size_multiple": folder.size_multiple}
-    card = model_card(folder, {"calibrate": ctx.data["calibrate"]}, outcome.chosen.measurements, TOOLCHAIN)
+    card = model_card(folder, ctx.data, outcome.chosen.measurements, TOOLCHAIN)
     lineage = {**card["lineage"], "model_sha256": ctx.inputs["model"].sha256, "seed": ctx.seed, "versions": _versions()}
     return {
         **card,
+        "licences": {**card["licences"], **linked_in},
         "target": target.name,
         "title": target.title,
         "network": network,
@@ -218,7 +219,7 @@ STAGE = StageSpec(
     config=CompileConfig,
     consumes={"model": Kind.ONNX},
     produces={"bundle": Kind.BUNDLE, "engine": Kind.ENGINE},
-    data=("calibrate",),
+    data=("calibrate", "test"),
     reads_target=("name", "title", "cpu", "gpu", "rates", "backends", "frame", "latency_budget_ms", "is_host", "recognise"),
     toolchain=(*TOOLCHAIN, "flatbuffers", "numpy", "tensorrt"),
     code=("compile", "targets.device"),

@@ -7,7 +7,7 @@
     artifacts/           what runs: the artifact chosen for the target, those for this host, what the board builds engines from
     reference/           the network as ONNX of free image size, for evaluation and estimates
     golden/              an input (uint8 [1, 3, H, W]) and each artifact's expected output for it
-    runner/              a program per machine that runs TVM's artifacts, without Python and TVM
+    runner/              a program per machine that runs TVM's artifacts, without Python and TVM; the copyright of what is linked in
     run.py               proves the artifact on the device; restores images, folders and videos
     bench.py             times it there
     board/               what both share

@@ -13,6 +13,9 @@ from eval.receptive import Receptive
 from eval.tiling import Overlap, Run, TilePlan, overlap_for, restore_tiled, tile_plan
 from pipeline.contract import Better, Evidence, Measurement
 
+SAME_LSB = 1
+"""Levels of 8 bits up to which two images are the same: the order of additions decides how a value that lies between two is rounded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seams:
@@ -20,7 +23,7 @@ class Seams:
 
     largest   of all values
     mean      of all values
-    share     of values that differ by more than 1
+    share     of values that differ by more than ``SAME_LSB``
     step      mean jump of the difference from one side of a cut to the other, less the same elsewhere: what an eye could see as a line
     tiles     how many there were
     """
@@ -61,7 +64,7 @@ def seams_of(image: Image, run: Run, tile: tuple[int, int], overlap: Overlap, mu
     rows = [row[0].top for row in plan.rows[1:]]
     columns = [tile.left for tile in plan.rows[0][1:]]
     step = np.mean([*_steps(change, rows), *_steps(change.transpose(1, 0, 2), columns)]) if rows or columns else 0.0
-    return Seams(int(size.max()), float(size.mean()), float((size > 1).mean()), float(step), len(plan))
+    return Seams(int(size.max()), float(size.mean()), float((size > SAME_LSB).mean()), float(step), len(plan))
 
 
 def _steps(change: NDArray[np.int16], cuts: Sequence[int]) -> list[float]:
@@ -103,13 +106,16 @@ def seam_measurements(
 
 
 def seam_note(rows: Sequence[Measurement], receptive: Receptive) -> str:
-    """One line for a report, from ``seam_measurements``."""
+    """One line for a report, from ``seam_measurements``: that both are equal only where nothing stands against it and it was measured."""
     largest, step = (next(row for row in rows if row.name == name) for name in ("tile_difference", "tile_step"))
     said = largest.conditions
     tiles = f"tiles of {said['tile']} overlapping by {said['halo']} pixels a side"
     images = f"on {largest.samples} image{'s' * (largest.samples != 1)}"
     found = f"up to {largest.value:.0f} LSB (mean {said['mean']:.3f}) {images}"
     why = overlap_for(receptive, min(int(side) for side in str(said["tile"]).split("x"))).why
-    if not why:
-        return f"{tiles} give what the whole image gives, {found}"
-    return f"{tiles} differ from the whole image by {found}, since {why}; mixed over {said['blend']} pixels, steps of {step.value:.3f} LSB"
+    jumps = f"steps of {step.value:.3f} LSB"
+    if why:
+        return f"{tiles} differ from the whole image by {found}, since {why}; mixed over {said['blend']} pixels, {jumps}"
+    if largest.value <= SAME_LSB:
+        return f"{tiles} give what the whole image gives, within {SAME_LSB} LSB: {found}"
+    return f"{tiles} differ from the whole image by {found}, though the network sees no further and nothing draws on all of it; {jumps}"

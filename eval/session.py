@@ -101,10 +101,16 @@ class Session(ABC):
 
 
 class Backend(ABC):
-    """A compiler and its runtime. A module in ``compile/<name>/`` exports one as ``BACKEND``."""
+    """A compiler and its runtime. A module in ``compile/<name>/`` exports one as ``BACKEND``.
+
+    name       of its folder
+    toolchain  distributions that it builds with
+    needs      what a device must have to run its artifacts, in Markdown, as it stands behind "needs"; its name when left empty
+    """
 
     name: ClassVar[str]
     toolchain: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[str] = ""
 
     @abstractmethod
     def missing(self) -> str:

@@ -31,6 +31,7 @@ class LiteRtBackend(Backend):
 
     name: ClassVar[str] = "litert"
     toolchain: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "onnx", "onnxslim")
+    needs: ClassVar[str] = "`pip install ai-edge-litert` (Python 3.9 or older: `tflite-runtime`)"
 
     def missing(self) -> str:
         """Empty when the runtime is installed (its wheel brings the schema of the file)."""

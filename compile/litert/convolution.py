@@ -25,7 +25,7 @@ def convolution(to: Translator, node: onnx.NodeProto) -> None:
     tail = to.graph.tail(node)
     weight = to.graph.weights.get(node.input[1])
     here = to.scale(node.input[0])
-    if here is None or weight is None or tail.scale is None or _separate(node, tail):
+    if here is None or weight is None or tail.scale is None or separate(node, tail):
         _float(to, node, tail)
     elif tail.activation == "HardSwish":
         _hard_swish(to, node, tail, tail.scale)
@@ -33,7 +33,8 @@ def convolution(to: Translator, node: onnx.NodeProto) -> None:
         _int8(to, node, tail, tail.scale)
 
 
-def _separate(node: onnx.NodeProto, tail: Tail) -> bool:
+def separate(node: onnx.NodeProto, tail: Tail) -> bool:
+    """Whether a convolution cannot compute the activation behind it."""
     return node.op_type == "ConvTranspose" and bool(tail.activation)
 
 

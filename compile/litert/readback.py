@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import onnx
+
+    from compile.litert.graph import Graph
     from quantize.artifact import ModelFolder
 
 Array = NDArray[Any]
@@ -79,6 +82,18 @@ def _same_activation(found: Readback, name: str, want: Mapping[str, Any]) -> boo
     return have is not None and have[0].tolist() == [np.float32(want["scale"])] and have[1].tolist() == [zero]
 
 
+def in_integers(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether a convolution of a Q/DQ file reads integers, has integer weights, and its result is rounded to integers.
+
+    One that lacks any of these, or an activation that its operator cannot compute, is float in the .tflite.
+    """
+    from compile.litert.convolution import separate
+
+    source, tail = graph.producers.get(node.input[0]), graph.tail(node)
+    reads = source is not None and source.op_type == "DequantizeLinear" and node.input[1] in graph.weights
+    return reads and tail.scale is not None and not separate(node, tail)
+
+
 def _weights(found: Readback, folder: ModelFolder, wanted: Mapping[str, Any]) -> Iterator[str]:
     import onnx
 
@@ -93,8 +108,10 @@ def _weights(found: Readback, folder: ModelFolder, wanted: Mapping[str, Any]) ->
         kind, order = kind_of(node, weight.integers.shape), order_of(graph, node)
         axis, constant = output_axis(kind), found.constant(name)
         scale = in_order(np.asarray(want["scale"], np.float32), 0, order)
-        if constant is not None and constant.dtype == np.float32:  # its result stays float, and so does what computes it
-            if not np.array_equal(constant, in_order(channel_last(weight.floats(), kind), axis, order)):
+        if constant is not None and constant.dtype == np.float32:
+            if in_integers(graph, node):
+                yield f"weight {name} is float, and its convolution is not in the network"
+            elif not np.array_equal(constant, in_order(channel_last(weight.floats(), kind), axis, order)):
                 yield f"values of weight {name}"
         elif have is None or not np.array_equal(have[0], scale) or have[1].any() or have[2] != axis:
             yield f"weight {name}"

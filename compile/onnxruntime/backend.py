@@ -25,6 +25,7 @@ class OnnxRuntimeBackend(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     toolchain: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    needs: ClassVar[str] = "`pip install onnxruntime`"
 
     def missing(self) -> str:
         """Empty when ONNX Runtime is installed."""

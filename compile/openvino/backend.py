@@ -2,6 +2,8 @@
 
 OpenVINO decides by itself in which precision a network runs: its default on a CPU with bfloat16 instructions is bf16, whatever the file
 says. Here a precision is a promise: it is asked for by name, read back from the compiled network, and a build that broke it fails.
+In int8 the promise is about the convolutions that the Q/DQ file has in integers; those that it left in float (squeeze-and-excite, whose
+gates are computed from one pixel) run in f32, and are counted.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONVOLUTIONS = ("Convolution", "Deconvolution")
+
+NAMED = 6
+"""Layers that a note names."""
+
 SIZES = 4
 """Networks that a session keeps, one for each image size: a fixed size runs up to a tenth faster than a free one."""
 
@@ -57,6 +63,7 @@ class OpenVinoBackend(Backend):
 
     name: ClassVar[str] = "openvino"
     toolchain: ClassVar[tuple[str, ...]] = ("openvino",)
+    needs: ClassVar[str] = "`pip install openvino`"
 
     def missing(self) -> str:
         """Empty when OpenVINO is installed."""
@@ -72,8 +79,13 @@ class OpenVinoBackend(Backend):
         facts |= {"source": precision.source, "float_precision": precision.floats}
         with OpenVinoSession(out, request.precision) as session:
             executed = session.executed(request.height, request.width)
-        _check(request.precision, executed)
-        return Built(out, {**facts, "openvino": session.version, "executed": executed})
+            found = session.convolutions(request.height, request.width)
+        written = convolutions_of(out)
+        ran = {name: found.get(name, "nothing of its name") for name in written}
+        promised = [name for name, integer in written.items() if integer or request.precision != "int8"]
+        check(request.precision, ran, promised)
+        notes = _notes(ran, promised, sorted(written.keys() - set(promised)))
+        return Built(out, {**facts, "openvino": session.version, "executed": executed, "notes": notes})
 
     def _open(self, path: Path, facts: Mapping[str, Any], threads: int) -> Session:
         return OpenVinoSession(path, str(facts["precision"]), threads)
@@ -111,12 +123,21 @@ class OpenVinoSession(Session):
     def executed(self, height: int, width: int) -> dict[str, dict[str, int]]:
         """What runs at an image size: kind of layer -> precision that it was compiled to ("f32", "bf16", "u8", ...) -> how many."""
         found: dict[str, Counter[str]] = {}
-        for node in self._request((1, 3, height, width)).get_compiled_model().get_runtime_model().get_ops():
-            info = node.get_rt_info()
-            kind, precision = (_text(info[key]) for key in ("layerType", "runtimePrecision"))
+        for kind, precision, _ in self._layers(height, width):
             if kind not in ("Const", "Input", "Output"):
                 found.setdefault(kind, Counter())[precision] += 1
         return {kind: dict(sorted(counts.items())) for kind, counts in sorted(found.items())}
+
+    def convolutions(self, height: int, width: int) -> dict[str, str]:
+        """The precision that convolutions were compiled to, by the names that they and what was fused with them have in the file."""
+        layers = [(names.split(","), precision) for kind, precision, names in self._layers(height, width) if kind in CONVOLUTIONS]
+        return {name.removesuffix("/WithoutBiases"): precision for names, precision in layers for name in names}
+
+    def _layers(self, height: int, width: int) -> Iterator[tuple[str, str, str]]:
+        """Kind and precision of each compiled layer, and what it was made from."""
+        for node in self._request((1, 3, height, width)).get_compiled_model().get_runtime_model().get_ops():
+            info = node.get_rt_info()
+            yield _text(info["layerType"]), _text(info["runtimePrecision"]), _text(info["originalLayersNames"])
 
     def close(self) -> None:
         """Free the compiled networks."""
@@ -157,15 +178,39 @@ def _text(value: Any) -> str:
     return str(as_type(str) if as_type else value)
 
 
-def _check(precision: str, executed: Mapping[str, Mapping[str, int]]) -> None:
-    """Hold the compiled network to its precision: every convolution, or in int8 at least one, as others stayed in float on purpose."""
-    ran = Counter[str]()
-    for kind in CONVOLUTIONS:
-        ran.update(executed.get(kind, {}))
-    wanted = PRECISIONS[precision].executed
-    good = sum(ran[p] for p in wanted)
-    if good == 0 or (precision != "int8" and good < ran.total()):
-        found = ", ".join(f"{count} in {name}" for name, count in sorted(ran.items())) or "there are none"
-        raise StageFailed(
-            "compile.openvino", f"{precision} is not what runs on this CPU (convolutions: {found})", "use another precision of this backend"
-        )
+def convolutions_of(path: Path) -> dict[str, bool]:
+    """Names of the convolutions of an ONNX file, and whether each reads integers and has integer weights."""
+    import onnx
+
+    nodes = onnx.load(str(path)).graph.node
+    integers = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear"}
+    return {n.name: integers.issuperset(n.input[:2]) for n in nodes if n.op_type in ("Conv", "ConvTranspose")}
+
+
+def check(precision: str, ran: Mapping[str, str], promised: Collection[str]) -> None:
+    """Hold a compiled network to its precision.
+
+    Args:
+        precision: of ``PRECISIONS``.
+        ran: name of a convolution -> what it was compiled to.
+        promised: those that must run in the precision.
+
+    Raises:
+        StageFailed: one of them does not, or there is none.
+
+    """
+    other = [name for name in promised if ran[name] not in PRECISIONS[precision].executed]
+    if other or not promised:
+        found = ", ".join(f"{count} in {kind}" for kind, count in sorted(Counter(ran.values()).items())) or "there are none"
+        first = f"; not in it: '{other[0]}'" if other else ""
+        what = f"{precision} is not what runs on this CPU (convolutions: {found}{first})"
+        raise StageFailed("compile.openvino", what, "use another precision of this backend")
+
+
+def _notes(ran: Mapping[str, str], promised: Collection[str], rest: Sequence[str]) -> list[str]:
+    """Which convolutions run in float, as the file has them."""
+    if not rest:
+        return []
+    share = f"{len(promised)} of {len(promised) + len(rest)} convolutions run in int8"
+    named = ", ".join(f"{name} in {ran[name]}" for name in rest[:NAMED]) + (", ..." if len(rest) > NAMED else "")
+    return [f"{share}; the others are float in the Q/DQ file: {named}"]

@@ -24,6 +24,7 @@ class TensorRtBackend(Backend):
 
     name: ClassVar[str] = "tensorrt"
     toolchain: ClassVar[tuple[str, ...]] = ("onnx", "onnxslim")
+    needs: ClassVar[str] = "TensorRT, which JetPack brings"
 
     def missing(self) -> str:
         """Empty when the ONNX packages are installed: writing needs no TensorRT."""

@@ -19,7 +19,7 @@ from compile.tvm.cpu import cpu_of, target_of
 from compile.tvm.host import host_dict, lacking
 from compile.tvm.link import link_shared
 from compile.tvm.options import TvmOptions, options_of
-from compile.tvm.pins import misfit
+from compile.tvm.pins import FFI, TVM, misfit
 from compile.tvm.readback import differences
 from compile.tvm.search import in_words
 from eval.session import Backend, BuildRequest, Built, Session
@@ -38,6 +38,7 @@ class TvmBackend(Backend):
 
     name: ClassVar[str] = "tvm"
     toolchain: ClassVar[tuple[str, ...]] = ("apache-tvm", "apache-tvm-ffi", "ziglang")
+    needs: ClassVar[str] = f'`pip install "apache-tvm=={TVM[-1]}*" apache-tvm-ffi=={FFI[TVM[-1]]}`'
 
     def missing(self) -> str:
         """Empty when TVM and its linker are installed, in versions that fit each other."""

@@ -48,7 +48,8 @@ def compile_stage(model: Path, target: Target, workdir: Path, said: list[str] | 
     inputs = {"model": Artifact(Kind.ONNX, model, hash_path(model), 1)}
     view = TargetView(target, STAGE.reads_target)
     progress = Quiet()
-    result = STAGE.run(StageContext(settings, inputs, workdir, view, {"calibrate": Photos()}, 1, progress))
+    data = {"calibrate": Photos(), "test": Photos(2, first=3)}
+    result = STAGE.run(StageContext(settings, inputs, workdir, view, data, 1, progress))
     if said is not None:
         said += progress.lines
     return result

@@ -17,13 +17,13 @@ GATED = {"widths": (16, 24, 32), "depths": (0, 1, 2), "se_from": 1, "activation"
 class Photos:
     """Blurred crops of a photograph from scikit-image's wheel."""
 
-    def __init__(self, count: int = 3, height: int = 144, width: int = 176) -> None:
+    def __init__(self, count: int = 3, height: int = 144, width: int = 176, first: int = 0) -> None:
         from skimage import data
         from skimage.filters import gaussian
 
         image = data.astronaut()
         self.pairs = []
-        for k in range(count):
+        for k in range(first, first + count):
             gt = np.ascontiguousarray(image[60 * k : 60 * k + height, 40 * k : 40 * k + width])
             lq = np.rint(gaussian(gt, 1.0, channel_axis=2, preserve_range=True)).astype(np.uint8)
             self.pairs.append(Pair(lq, gt, f"crop{k}", "astronaut"))

@@ -61,6 +61,7 @@ def test_a_folder_exports_one_backend_of_its_name(name: str):
     assert isinstance(module.BACKEND, Backend)
     assert module.BACKEND.name == name
     assert module.__doc__
+    assert module.BACKEND.needs or name == "null", "the bundle's README says what a board needs"
 
 
 def test_a_module_that_is_no_backend_is_named():

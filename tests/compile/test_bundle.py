@@ -72,6 +72,14 @@ def test_the_same_inputs_give_the_same_bytes_whatever_a_killed_run_left(bundle: 
         assert hash_path(again) == hash_path(bundle)
 
 
+def test_what_is_linked_into_the_runner_is_named_with_its_copyright(bundle: Path):
+    facts = Bundle.open(bundle).facts
+    assert any(a.runner for a in facts.artifacts)
+    assert facts.licences["musl (in the native runner)"] == "MIT"
+    assert any(name.startswith("onnxruntime ") for name in facts.licences)
+    assert "musl as a whole is licensed under" in (bundle / "runner/COPYRIGHT.musl").read_text(encoding="utf-8")
+
+
 def test_the_readme_is_short_and_in_order(bundle: Path):
     text = (bundle / "README.md").read_text()
     assert text.count("\n") <= 14

@@ -8,21 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 
 pytest.importorskip("ai_edge_litert", reason='pip install -e ".[litert]"')
 
-from compile.litert import BACKEND
+from compile.litert import BACKEND, convolution
 from compile.litert.backend import open_interpreter, partitions
 from compile.litert.convolution import _before_hard_swish
 from compile.litert.flatbuffer import Writer
-from compile.litert.graph import Scale
+from compile.litert.graph import Graph, Scale
+from compile.litert.operators import translate
 from compile.litert.readback import Readback
 from compile.litert.translate import unit_scale
 from compile.litert.weights import DENSE, DEPTHWISE, TRANSPOSED, channel_last, shuffled_order
 from eval.session import BuildRequest, Built
+from models.export import fix_size
 from pipeline.target import load_target
 from quantize.artifact import ModelFolder
 
@@ -83,6 +86,27 @@ def test_one_changed_integer_is_found(built: Built, model_folder: Path, tmp_path
     other = tmp_path / "other.tflite"
     other.write_bytes(data)
     assert BACKEND.differences(Built(other, built.facts), ModelFolder(model_folder)) == [f"integers of weight {name}"]
+
+
+def test_float_weights_are_no_int8_though_they_are_the_same_numbers(
+    built: Built, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A file with every scale of the activations, whose convolutions are computed in float."""
+    folder, fixed = ModelFolder(model_folder), tmp_path / "fixed.onnx"
+    fix_size(folder.qdq("u8"), fixed, 64, 64)
+    monkeypatch.setattr(convolution, "_int8", lambda to, node, tail, scale: convolution._float(to, node, tail))
+    other = tmp_path / "floats.tflite"
+    other.write_bytes(translate(Graph(onnx.load(fixed))))
+    weights = sorted(folder.scales()["weights"])
+    found = BACKEND.differences(Built(other, built.facts), folder)
+    assert sorted(found) == [f"weight {name} is float, and its convolution is not in the network" for name in weights]
+
+
+def test_a_float_file_is_no_int8(built: Built, model_folder: Path, tmp_path: Path):
+    plain = BACKEND.build(BuildRequest(model_folder, "fp32", 64, 64, load_target("host"), tmp_path))
+    found, scales = BACKEND.differences(Built(plain.path, built.facts), ModelFolder(model_folder)), ModelFolder(model_folder).scales()
+    assert {f"activation {name}" for name in scales["activations"]} < set(found)
+    assert len(found) == len(scales["activations"]) + len(scales["weights"])
 
 
 def test_constants_lie_on_16_bytes(built: Built):

@@ -25,7 +25,7 @@ def pipeline(tmp_path: Path, model_folder: Path) -> Path:
             "with": {"tile": 96, "seconds": 0.05, "images": 1, "max_drop": 50, "max_drop_worst": 50},
         },
     }
-    data = {"calibrate": {"source": "samples", "split": "calibrate", "size": 96}}
+    data = {split: {"source": "samples", "split": split, "size": 96} for split in ("calibrate", "test")}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump({"version": 1, "data": data, "stages": stages}, sort_keys=False))
     return tmp_path / "p.yaml"
 

@@ -10,6 +10,9 @@ from onnx import numpy_helper
 
 from compile.parity import (
     FLOAT_DB,
+    Parity,
+    Task,
+    by_stand_in,
     float_parity,
     integer_parity,
     output_psnr,
@@ -19,25 +22,16 @@ from compile.parity import (
     unproven,
     with_task_parity,
 )
-from eval.quality import QualityResult
-from eval.session import Session
 from pipeline.contract import Verdict
 from pipeline.errors import StageFailed
 from quantize.artifact import ModelFolder
 
-
-class Adds(Session):
-    """A network that adds a constant."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__()
-        self._value = np.float32(value)
-
-    def _run(self, lq: np.ndarray) -> np.ndarray:
-        return lq + self._value
+WANT = [np.full((1, 3, 8, 8), 0.5, np.float32)]
 
 
-BATCHES = [np.full((1, 3, 8, 8), 0.5, np.float32)]
+def compared(error: float, precision: str) -> Parity:
+    """An artifact that is off by ``error`` everywhere."""
+    return float_parity([x + np.float32(error) for x in WANT], WANT, precision, "test")
 
 
 def test_psnr_by_hand():
@@ -55,15 +49,16 @@ def test_psnr_by_hand():
     ("error", "verdict"), [(0, "passed"), (0.99e-3, "passed"), (1.01e-3, "failed"), (math.nan, "failed"), (math.inf, "failed")]
 )
 def test_float_parity_asks_for_60_db(error: float, verdict: str, precision: str):
-    found = float_parity(Adds(error), Adds(0), BATCHES, precision)
+    found = compared(error, precision)
     assert found.verdict is Verdict(verdict)
     assert found.measurements[0].name == "parity_psnr"
-    assert "at least 60" in found.reason
+    assert found.measurements[0].conditions["split"] == "test"
+    assert "from the float network's on 1 test tile (at least 60)" in found.reason
 
 
 @pytest.mark.parametrize(("error", "verdict"), [(3.1e-3, "passed"), (3.2e-3, "failed"), (math.nan, "failed")])
 def test_bf16_parity_asks_for_50_db(error: float, verdict: str):
-    found = float_parity(Adds(error), Adds(0), BATCHES, "bf16")
+    found = compared(error, "bf16")
     assert found.verdict is Verdict(verdict)
     assert "at least 50" in found.reason
 
@@ -83,13 +78,12 @@ def test_the_bounds_follow_from_the_significant_bits():
 
 
 def test_a_float_artifact_can_be_held_to_the_task_as_well():
-    good = float_parity(Adds(0), Adds(0), BATCHES, "bf16")
+    good = compared(0, "bf16")
     for change, verdict in ((0.049, "passed"), (-0.051, "failed"), (0.051, "failed"), (math.nan, "failed")):
-        found = with_task_parity(good, quality(30.0 + change), quality(30.0), "float network")
+        found = with_task_parity(good, [task(30.0 + change)], "float network")
         assert found.verdict is Verdict(verdict)
         assert "against the float network (at most 0.05 either way)" in found.reason
-    failed = float_parity(Adds(1), Adds(0), BATCHES, "bf16")
-    assert with_task_parity(failed, quality(30.0), quality(30.0), "float network").verdict is Verdict.FAILED
+    assert with_task_parity(compared(1, "bf16"), [task(30.0)], "float network").verdict is Verdict.FAILED
 
 
 def test_the_worst_image_counts_and_nan_stays_nan():
@@ -98,8 +92,8 @@ def test_the_worst_image_counts_and_nan_stays_nan():
     assert math.isnan(parity_measurement([]).value)
 
 
-def quality(*values: float) -> QualityResult:
-    return QualityResult(tuple("abc"[: len(values)]), values, values, values)
+def task(*values: float, split: str = "test", kind: str = "tile") -> Task:
+    return Task(values, (30.0, 28.0)[: len(values)], split, kind)
 
 
 @pytest.mark.parametrize(
@@ -113,15 +107,33 @@ def quality(*values: float) -> QualityResult:
     ],
 )
 def test_integer_parity_asks_for_equal_task_psnr(values: tuple[float, ...], verdict: str):
-    found = integer_parity(quality(*values), quality(30.0, 28.0), [], parity_measurement([50.0]))
+    found = integer_parity([], [task(*values)], parity_measurement([50.0]))
     assert found.verdict is Verdict(verdict)
     assert [m.name for m in found.measurements] == ["parity_task_psnr", "parity_psnr"]
 
 
+@pytest.mark.parametrize("bad", ["test", "calibrate"])
+def test_one_data_set_that_differs_is_enough(bad: str):
+    tasks = [task(29.9 if split == bad else 30.0, split=split, kind=kind) for split, kind in (("test", "tile"), ("calibrate", "image"))]
+    found = integer_parity([], tasks, parity_measurement([50.0]))
+    assert found.verdict is Verdict.FAILED
+    assert [m.conditions.get("split") for m in found.measurements] == ["test", "calibrate", None]
+    said = {split: "-0.100" if split == bad else "+0.000" for split in ("test", "calibrate")}
+    assert f"task PSNR {said['test']} dB on 1 test tile, {said['calibrate']} dB on 1 calibrate image against the Q/DQ file" in found.reason
+
+
 def test_a_differing_scale_fails_whatever_the_quality():
-    found = integer_parity(quality(30.0), quality(30.0), ["activation stem"], parity_measurement([100.0]))
+    found = integer_parity(["activation stem"], [task(30.0)], parity_measurement([100.0]))
     assert found.verdict is Verdict.FAILED
     assert "activation stem" in found.reason
+
+
+def test_a_stand_in_says_so_and_where_the_proof_is():
+    mine = integer_parity([], [task(30.0)], parity_measurement([100.0]))
+    found = by_stand_in(mine, "Carmel")
+    assert (found.verdict, found.measurements, found.stands_in, mine.stands_in) == (Verdict.PASSED, mine.measurements, True, False)
+    assert found.reason.startswith("by a stand-in here, its source in ONNX Runtime: scales and integers exact; task PSNR +0.000 dB")
+    assert found.reason.endswith("; its own runtime runs on Carmel, where run.py --verify proves it")
 
 
 def test_no_evidence_is_unproven():

@@ -43,7 +43,7 @@ def test_the_fastest_proven_candidate_is_chosen_by_its_estimate(compiled: StageR
     estimates = {c.name: m.value for c in compiled.candidates for m in c.measurements if m.evidence is Evidence.ESTIMATED}
     assert set(estimates) == {c.name for c in compiled.candidates} - {"tvm-int8-host", "tvm-fp32-host"}
     assert estimates["tensorrt-int8"] < estimates["onnxruntime-int8-8t"] < estimates["onnxruntime-int8"]
-    assert "the fastest that passes" in chosen.reason
+    assert "the fastest that passes, by a stand-in: " in chosen.reason
     assert "estimated" in chosen.reason
     frame = next(m for m in chosen.measurements if m.evidence is Evidence.ESTIMATED).conditions
     assert (frame["frame"], frame["runs_on"], frame["target"]) == ("316x180", "gpu", "jetson-xavier")
@@ -54,6 +54,10 @@ def test_what_does_not_run_here_is_unproven_or_judged_by_a_stand_in(compiled: St
     for name in ("tensorrt-fp16", "tvm-fp32"):
         assert "parity unproven" in by_name[name].reason
         assert not any(m.name == "parity_psnr" for m in by_name[name].measurements)
+    for name, stands_in in (("tensorrt-int8", True), ("tvm-int8", True), ("onnxruntime-int8", False), ("tvm-int8-host", False)):
+        assert ("by a stand-in here, its source in ONNX Runtime: scales and integers exact" in by_name[name].reason) == stands_in
+        assert ("its own runtime runs on " in by_name[name].reason) == stands_in
+    assert any(note.startswith("tensorrt-int8 did not run here: by a stand-in here, ") for note in compiled.notes)
     psnr = next(m for m in by_name["tensorrt-int8"].measurements if m.name == "psnr")
     assert psnr.conditions["runtime"] == "onnxruntime on the same network"
     assert not any(m.name == "latency_p50" and m.evidence is Evidence.HOST for m in by_name["tensorrt-int8"].measurements)
@@ -68,6 +72,8 @@ def test_what_runs_here_is_measured_here(compiled: StageResult):
         assert measured[0].conditions["frame"] == "96x96"
     parity = {m.name: m.value for m in by_name["tvm-fp32-host"].measurements}
     assert parity["parity_psnr"] >= 60
+    splits = {(m.name, m.conditions["split"], m.samples) for m in by_name["tvm-int8-host"].measurements if "parity" in m.name}
+    assert splits == {("parity_psnr", "test", 2), ("parity_task_psnr", "test", 2), ("parity_task_psnr", "calibrate", 3)}
     many = [m for m in by_name["onnxruntime-fp32-8t"].measurements if m.name == "latency_p50" and m.evidence is Evidence.HOST]
     assert len(many) == (cores() >= 8), "threads that this machine has not are not measured here"
 
@@ -261,6 +267,7 @@ def test_the_stage_reads_what_it_declares():
     with pytest.raises(AttributeError, match="not declared"):
         _ = view.pays
     assert STAGE.measures == "host"
+    assert STAGE.data == ("calibrate", "test")
     assert "targets.device" in STAGE.code
 
 

@@ -104,8 +104,20 @@ def test_a_network_without_global_operations_is_said_to_be_equal(plain):
     assert [(r.name, r.unit, r.samples, r.evidence.name) for r in rows] == [(n, "LSB", 2, "HOST") for n in ("tile_difference", "tile_step")]
     assert rows[0].conditions["whole_image_operations"] == rows[0].conditions["blend"] == 0
     assert seam_note(rows, receptive).startswith(
-        f"tiles of {side}x{side} overlapping by {receptive.halo} pixels a side give what the whole"
+        f"tiles of {side}x{side} overlapping by {receptive.halo} pixels a side give what the whole image gives, within 1 LSB: up to "
     )
+
+
+@pytest.mark.parametrize(("offset", "equal"), [(1, True), (2, False)])
+def test_more_than_a_level_is_a_difference_and_not_called_equal(offset, equal):
+    """A network that sees one pixel and is another one at the whole image's size."""
+    receptive = Receptive(0, (0, 0, 0, 0))
+    image = photo(200, 300) // 2
+    rows = seam_measurements([image], lambda lq: lq, receptive, (64, 64), 8, lambda lq: lq + np.float32(offset / 255))
+    assert rows[0].value == offset
+    note = seam_note(rows, receptive)
+    assert ("give what the whole image gives, within 1 LSB: up to 1 LSB" in note) == equal
+    assert ("differ from the whole image by up to 2 LSB (mean 2.000) on 1 image, though the network sees no further" in note) != equal
 
 
 def test_global_pooling_is_measured_and_said(gated):

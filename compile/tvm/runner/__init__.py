@@ -6,13 +6,21 @@ has no loader of shared libraries and Android's C library is not here to build f
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import StageFailed
+from pipeline.errors import StageFailed, ToolchainMissing
+
+LINKED = {"musl (in the native runner)": "MIT"}
+"""Licences of what is linked into the program beside our own sources."""
+
+NOTICE = "runner/COPYRIGHT.musl"
+"""Where a bundle has musl's copyright, which goes wherever the program goes."""
 
 SOURCES = tuple(sorted(p.name for p in Path(__file__).parent.glob("*.c")))
 
@@ -29,6 +37,7 @@ def write_runner(facts: Mapping[str, Any], folder: Path) -> str:
 
     Raises:
         StageFailed: the compiler refuses.
+        ToolchainMissing: it is not installed.
 
     """
     machine = str(facts["mtriple"]).partition("-")[0]
@@ -37,6 +46,7 @@ def write_runner(facts: Mapping[str, Any], folder: Path) -> str:
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         build_runner(out, machine)
+        shutil.copyfile(_compiler() / "lib" / "libc" / "musl" / "COPYRIGHT", folder / NOTICE)
     return relative
 
 
@@ -58,3 +68,11 @@ def build_runner(out: Path, machine: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise StageFailed("compile.tvm", f"the native runner was not built: {done.stderr.strip()[-400:]}", 'pip install -e ".[tvm]"')
+
+
+def _compiler() -> Path:
+    """Folder of the ``ziglang`` wheel."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        raise ToolchainMissing("compile.tvm", "the compiler of the native runner is not installed", 'pip install -e ".[tvm]"')
+    return Path(spec.origin).parent
