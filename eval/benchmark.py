@@ -154,7 +154,8 @@ def _device_script(bundle: Bundle, local: BundleArtifact, ctx: StageContext) -> 
     lines = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
     if done.returncode not in (0, 3):  # 3: timed, but not steadily
         raise StageFailed("bench.py on this host", lines[-1], "the bundle is not what was compiled: run compile again with --force")
-    return f"bench.py, the bundle's own script, on this host: {'; '.join(lines)}"
+    said = "; ".join(lines).replace(f"{result}: ", "")  # the stage's folder does not outlast it
+    return f"bundle/bench.py, the bundle's own script, on this host: {said}"
 
 
 def _layers_json(made: Estimate, chosen: BundleArtifact) -> dict[str, Any]:

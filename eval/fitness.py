@@ -135,5 +135,6 @@ def _poolings(graph: _Graph, target: Target) -> Iterator[str]:
     if found and any(b.runs_on == "cpu" for b in target.backends):
         yield (
             f"pools {len(found)} times over the whole image (squeeze-and-excite), and artifacts for {target.name}'s CPU see a tile "
-            "at a time: a tile's mean is not the image's"
+            "at a time: a tile's mean is not the image's; leave the pools out (a student's se_from past its last scale), "
+            "or give the compile stage a larger 'tile'"
         )

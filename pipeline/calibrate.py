@@ -104,7 +104,7 @@ def calibrate(ask: Ask, way: Any, say: Callable[[str], None], salvage: Callable[
         layers = importlib.import_module("compile.calibrate").write_calibration(folder, how, Path(tmp), say)
         job = _job(ask, folder, way, say)
         fetched = way.bench(job, salvage)
-    table = _table(fetched, way, job.sha256, layers)
+    table = _table(fetched, way, job.sha256, layers, salvage)
     _refuse(table, way, fetched.identity, ask.target)
     return _record(ask, was, table, layers, _identity(fetched.identity, table), say)
 
@@ -142,6 +142,7 @@ def _job(ask: Ask, folder: Path, way: Any, say: Callable[[str], None]) -> Any:
         seconds=ask.seconds,
         keep=ask.keep,
         fetch=(TABLE,),
+        log=f"{TABLE}.log",
         check=_check(ask.target, way, say),
     )
 
@@ -160,11 +161,12 @@ def _check(target: Target, way: Any, say: Callable[[str], None]) -> Callable[[Ma
     return check
 
 
-def _table(fetched: Any, way: Any, sha256: str, layers: Mapping[str, Any]) -> Table:
+def _table(fetched: Any, way: Any, sha256: str, layers: Mapping[str, Any], salvage: Callable[[Mapping[str, bytes]], None]) -> Table:
     try:
         table = Table.model_validate(json.loads(fetched.files[TABLE]))
     except (ValueError, ValidationError) as e:
-        raise StageFailed(way.name, f"{TABLE} is no calibration ({str(e).splitlines()[0]})", "read the log of the board, run again") from e
+        salvage(fetched.files)
+        raise StageFailed(way.name, f"{TABLE} is no calibration ({str(e).splitlines()[0]})", "read what was kept of it, run again") from e
     if table.bundle_sha256 != sha256 or table.networks.keys() != layers.keys():
         raise StageFailed(way.name, f"{TABLE} is not of these microbenchmarks", "remove what else writes into the folder on the board")
     return table

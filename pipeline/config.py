@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -45,6 +46,13 @@ class Gate(_Model):
     def _known_reference(cls, value: float | str | None) -> float | str | None:
         if isinstance(value, str) and not value.startswith("target."):
             raise ValueError("a bound is a number or target.<field>")
+        return value
+
+    @field_validator(*RULES)
+    @classmethod
+    def _finite(cls, value: float | str | None) -> float | str | None:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("a bound is a finite number")
         return value
 
     @model_validator(mode="after")

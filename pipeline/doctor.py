@@ -1,4 +1,4 @@
-"""What is installed here, what a target needs of it, and the one line that mends each gap. Nothing is fetched and no device is asked."""
+"""What is installed here, what a target needs of it, and the one line that mends each gap. Nothing is fetched or started."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import pkgutil
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
 
+from pipeline.devices import reachable
 from pipeline.machine import machine_facts
-from pipeline.target import Target
+from pipeline.target import Target, known_targets, load_target
 
 PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 DISTRIBUTION = "deblur-edge-pipeline"
@@ -41,7 +42,7 @@ SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
 class Finding:
     """One thing that was looked for.
 
-    group    "packages", "gpu", "backends", "emulation", "tools" or "machine"
+    group    "packages", "gpu", "backends", "emulation", "tools", "machine" or "devices"
     state    "ok", "missing", or "none": not there, and nothing that could be installed
     detail   what was found: versions, or what is lacking
     install  the line that mends it; empty when nothing is missing
@@ -56,9 +57,16 @@ class Finding:
     needed: bool = False
 
 
-def examine(target: Target | None = None) -> list[Finding]:
-    """Everything that the pipeline can use, in the order of the report; ``needed`` is about the target, or about any when there is none."""
-    return [*_packages(), _gpu(), *_backends(target), *_emulation(target), *_tools(), _machine()]
+def examine(target: Target | None = None, boards: Sequence[str] = ()) -> list[Finding]:
+    """Everything that the pipeline can use, in the order of the report.
+
+    Args:
+        target: what ``needed`` is about; about any when there is none.
+        boards: those to ask beside this machine and what is connected to it, as ``--on`` takes them; each is needed.
+
+    """
+    found = [*_packages(), _gpu(), *_backends(target), *_emulation(target), *_tools(), _machine()]
+    return [*found, *_devices(target, boards)]
 
 
 def requirements() -> dict[str, list[Requirement]]:
@@ -134,6 +142,19 @@ def _tools() -> Iterator[Finding]:
         path = shutil.which(program) or shutil.which(program, path=SBIN)
         line = "" if path else f"apt-get install {package}"
         yield Finding("tools", program, "ok" if path else "missing", f"{path} ({purpose})" if path else purpose, line)
+
+
+def _devices(target: Target | None, boards: Sequence[str]) -> Iterator[Finding]:
+    targets = {name: load_target(name) for name in known_targets()}
+    targets |= {target.name: target} if target else {}
+    for d in reachable(list(targets.values()), boards):
+        needed = d.where in boards
+        if d.error is not None:
+            yield Finding("devices", d.where, "missing", d.error.what, d.error.hint, needed)
+        elif needed and target is not None and target.name not in d.targets:
+            yield Finding("devices", d.where, "missing", f"{d.told()}, not {target.name}", f"connect {target.title}", needed)
+        else:
+            yield Finding("devices", d.where, "ok", d.told(), needed=needed)
 
 
 def _machine() -> Finding:

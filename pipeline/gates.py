@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config import Gate
 from pipeline.contract import Better, Evidence, Measurement, Verdict
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, did_you_mean
 from pipeline.target import Target
 
 BOOTSTRAP_ROUNDS = 2000
@@ -57,7 +57,7 @@ def judge(
         UsageError: the bound names a field that the target has not.
 
     """
-    bound = _bound(gate, target)
+    bound = bound_of(gate, target)
     need = _needed(gate, required)
     mine, problem = _pick(own, gate.metric, need, gate.unit)
     if mine is None:
@@ -78,13 +78,15 @@ def judge(
     return _outcome(gate, bound, mine, value, Verdict.PASSED if passed else Verdict.FAILED, "")
 
 
-def _bound(gate: Gate, target: Target) -> float:
+def bound_of(gate: Gate, target: Target) -> float:
+    """The bound as a number; UsageError when it names a field that the target does not have, or that is no number."""
     raw = getattr(gate, gate.rule)
     if isinstance(raw, str):
         field = raw.removeprefix("target.")
         raw = getattr(target, field, None)
-        if not isinstance(raw, int | float):
-            raise UsageError(f"gate on {gate.metric}", f"the target has no number '{field}'", "e.g. target.latency_budget_ms")
+        if not isinstance(raw, int | float) or isinstance(raw, bool):
+            known = [name for name, value in target if isinstance(value, int | float) and not isinstance(value, bool)]
+            raise UsageError(f"gate on {gate.metric}", f"the target has no number '{field}'", did_you_mean(field, known))
     return float(raw)
 
 

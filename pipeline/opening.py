@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 PipelineArg = Annotated[Path, typer.Argument(help="the pipeline file", metavar="PIPELINE")]
 TargetOpt = Annotated[str, typer.Option("--target", help="a shipped target (see 'targets') or the path of a target YAML")]
 SetOpt = Annotated[list[str], typer.Option("--set", help="override one value: stages.prune.with.ratio=0.3", metavar="PATH=VALUE")]
+BackendOpt = Annotated[list[str], typer.Option("--backend", help="of the target's backends, try this one; may be repeated", metavar="NAME")]
 WorkspaceOpt = Annotated[
     Path | None, typer.Option("--workspace", help="where results and runs are kept; '.pipeline' beside PIPELINE when left out")
 ]

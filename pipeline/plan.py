@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pipeline.config import Gate, PipelineFile, StageEntry
 from pipeline.contract import PairSource, ReaderSpec, StageSpec
 from pipeline.errors import UsageError, did_you_mean
+from pipeline.gates import bound_of
 from pipeline.target import Target
 from pipeline.yamlfile import validate
 
@@ -62,7 +63,7 @@ def make_plan(path: Path, file: PipelineFile, target: Target) -> Plan:
     stages = {id_: _stage(where, base, id_, entry) for id_, entry in file.stages.items()}
     for stage in stages.values():
         _check_inputs(where, stage, stages)
-        _check_gates(where, stage, stages)
+        _check_gates(where, stage, stages, target)
     ordered = tuple(stages[i] for i in _order(where, stages))
     roles = {role for s in ordered for role in s.spec.data}
     data = {role: _open(where, base, file, role) for role in sorted(roles)}
@@ -170,12 +171,16 @@ def _check_inputs(where: str, stage: PlannedStage, stages: Mapping[str, PlannedS
             raise UsageError(f"{place}.{name}", f"{stage.uses} needs this input", f"add '{name}: <stage>.<output>'")
 
 
-def _check_gates(where: str, stage: PlannedStage, stages: Mapping[str, PlannedStage]) -> None:
+def _check_gates(where: str, stage: PlannedStage, stages: Mapping[str, PlannedStage], target: Target) -> None:
     before = _ancestors(stage.id, stages)
     for i, gate in enumerate(stage.gates):
         if gate.against is not None and gate.against not in before:
             place = f"{where}: stages.{stage.id}.gates.{i}.against"
             raise UsageError(place, f"'{gate.against}' is not a stage that '{stage.id}' builds on", did_you_mean(gate.against, before))
+        try:
+            bound_of(gate, target)
+        except UsageError as e:
+            raise UsageError(f"{where}: stages.{stage.id}.gates.{i}.{gate.rule}", e.what, e.hint) from None
 
 
 def _ancestors(id_: str, stages: Mapping[str, PlannedStage]) -> set[str]:

@@ -6,16 +6,18 @@ stage makes engines, ``search.forecast`` for the latency of an untrained student
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.metadata
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.contract import Kind, Problem
 from pipeline.errors import PipelineError, StageFailed, ToolchainMissing, UsageError
 from pipeline.plan import ROOT, Plan, PlannedStage
+from pipeline.report.numbers import LABELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,21 @@ def toolchains(plan: Plan) -> Iterator[Finding]:
 
 def stages(plan: Plan) -> Iterator[Finding]:
     """What the stages themselves have to say."""
+    plan = _narrowed(plan)
     for stage in plan.stages:
         if stage.spec.preflight:
             module, _, function = stage.spec.preflight.partition(":")
             yield from _asked(lambda: getattr(importlib.import_module(module), function)(stage, plan))  # noqa: B023 - called at once
+
+
+def metrics(plan: Plan) -> Iterator[Finding]:
+    """Gates on what looks like a misspelt measurement: they would stay unproven, and that only shows when the stage is done."""
+    for stage in plan.stages:
+        for i, gate in enumerate(stage.gates):
+            near = [] if gate.metric in LABELS else difflib.get_close_matches(gate.metric, LABELS, n=1)
+            if near:
+                where = f"{plan.path.name}: stages.{stage.id}.gates.{i}.metric"
+                yield Finding(where, f"'{gate.metric}' is no measurement that is known; did you mean '{near[0]}'?")
 
 
 def forecast(plan: Plan) -> tuple[list[Any], list[Finding]]:
@@ -110,7 +123,7 @@ def forecast(plan: Plan) -> tuple[list[Any], list[Finding]]:
     module = importlib.import_module("search.forecast")
     if module.possible(plan):
         return [], []
-    found = list(module.forecasts(plan))
+    found = list(module.forecasts(_narrowed(plan)))
     over = [f for f in found if not f.p90_ms <= f.budget_ms]
     where = f"{plan.path.name} for {plan.target.name}"
     return found, [
@@ -120,7 +133,7 @@ def forecast(plan: Plan) -> tuple[list[Any], list[Finding]]:
 
 def warnings(plan: Plan) -> list[Finding]:
     """What ``run`` says before it starts: everything but estimates and what would stop it by itself."""
-    found = [*shared_scenes(plan), *toolchains(plan), *stages(plan)]
+    found = [*metrics(plan), *shared_scenes(plan), *toolchains(plan), *stages(plan)]
     return [f for f in found if f.level == "warning"]
 
 
@@ -145,6 +158,13 @@ def _asked(ask: Callable[[], Sequence[Problem]]) -> Iterator[Finding]:
         return
     for problem in problems:
         yield Finding(problem.where, problem.what)
+
+
+def _narrowed(plan: Plan) -> Plan:
+    """The plan with no backend in its target but those that its stages are kept to."""
+    only = {name for s in plan.stages if _makes_engines(s) for name in getattr(s.config, "backends", ())}
+    kept = tuple(b for b in plan.target.backends if b.use in only)
+    return replace(plan, target=plan.target.model_copy(update={"backends": kept})) if kept else plan
 
 
 def _makes_engines(stage: PlannedStage) -> bool:

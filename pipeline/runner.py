@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.contract import Artifact, Evidence, Measurement, Progress, StageResult, Status, Verdict
+from pipeline.contract import Artifact, Evidence, Measurement, Progress, Status, Verdict
 from pipeline.errors import PipelineError, UsageError, did_you_mean
 from pipeline.gates import Outcome, judge
 from pipeline.key import code_parts, key_of, key_parts
@@ -20,8 +20,8 @@ from pipeline.plan import Plan, PlannedStage
 from pipeline.ranks import Solo
 from pipeline.report import render_html, render_markdown
 from pipeline.rundir import RunDir
-from pipeline.serial import candidate_to_json, measurement_to_json, measurements_from_json
-from pipeline.stagerun import context_of, guarded, require_outputs
+from pipeline.serial import measurement_to_json, measurements_from_json, result_to_json
+from pipeline.stagerun import context_of, guarded, require_outputs, write_restored_log
 from pipeline.stageview import stage_line, stage_markdown, write_test_pairs
 from pipeline.store import Store
 
@@ -193,6 +193,7 @@ class Runner:
             stored = self.store.load(record.key) if stage.id not in options.force and stage.spec.cacheable else None
             if stored is not None:
                 self._fill(record, stored, Status.RESTORED)
+                write_restored_log(folder / "log.txt", stored)
                 return
             if options.from_ is not None and self._is_before(stage, options.from_):
                 what = f"stage '{stage.id}' comes before it and has no stored result"
@@ -202,9 +203,10 @@ class Runner:
             self._run(number, stage, record, folder, inputs)
 
     def _run(self, number: int, stage: PlannedStage, record: StageRecord, folder: Path, inputs: dict[str, Artifact]) -> None:
-        workdir, begin = self.store.workdir(record.key), time.monotonic()
-        progress = self.progress(stage.id, number, len(self.plan.stages), folder / "log.txt", self.run_dir.event)
-        context, log = context_of(self.plan, stage, inputs, workdir, progress, self.store.shared), folder / "log.txt"
+        workdir, log, begin = self.store.workdir(record.key), folder / "log.txt", time.monotonic()
+        log.touch()
+        progress = self.progress(stage.id, number, len(self.plan.stages), log, self.run_dir.event)
+        context = context_of(self.plan, stage, inputs, workdir, progress, self.store.shared)
         self.open = number, record, folder, progress
         with progress, self.crew.stage(stage, context, log):
             result = guarded(stage, context, log)
@@ -212,7 +214,7 @@ class Runner:
         require_outputs(stage, result)
         seconds = time.monotonic() - begin
         outputs = {name: self.store.seal(output) for name, output in result.outputs.items()}
-        stored = _to_store(result, outputs, seconds)
+        stored = result_to_json(result, outputs, seconds, _stamp(time.time()), log.read_text(encoding="utf-8"))
         self.store.save(record.key, stored)
         if (workdir / "tensorboard").exists():
             shutil.copytree(workdir / "tensorboard", folder / "tensorboard", dirs_exist_ok=True)
@@ -272,18 +274,6 @@ class Runner:
         self.run_dir.write_text("report.html", render_html(report, self.run_dir.path))
         self.run_dir.event("run_finished", verdict=str(worst))
         return report
-
-
-def _to_store(result: StageResult, outputs: dict[str, Artifact], seconds: float) -> dict[str, Any]:
-    return {
-        "outputs": {n: {"kind": str(a.kind), "sha256": a.sha256, "bytes": a.bytes, "facts": dict(a.facts)} for n, a in outputs.items()},
-        "measurements": [measurement_to_json(m) for m in result.measurements],
-        "candidates": [candidate_to_json(c) for c in result.candidates],
-        "notes": list(result.notes),
-        "retreated": result.retreated,
-        "seconds": seconds,
-        "measured_at": _stamp(time.time()),
-    }
 
 
 def _stamp(seconds: float) -> str:

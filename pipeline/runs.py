@@ -45,6 +45,28 @@ def find_run(name: str, workspace: Path) -> Path:
     raise UsageError(name, f"no such run in {workspace / 'runs'}", did_you_mean(name, [LATEST, *(p.name for p in known[-5:])]))
 
 
+def with_bundle(name: Path, workspace: Path, *, model: bool = False) -> Path:
+    """What a verb that takes a bundle means by a name: a run, which must have a bundle, or the path as it is.
+
+    Args:
+        name: a path, ``latest``, or a run's name (or the unique beginning of one) under ``<workspace>/runs``; what lies there goes first.
+        workspace: where names are looked up.
+        model: a checkpoint would do as well.
+
+    Raises:
+        UsageError: a run without a bundle, no run at all behind ``latest``, or several that begin so.
+
+    """
+    text = str(name)
+    is_run = text == LATEST or any(p.name.startswith(text) for p in list_runs(workspace))
+    folder = find_run(text, workspace) if is_run and not name.exists() else name
+    if (folder / "run.json").is_file() and not (folder / "bundle").is_dir():
+        models = sorted(folder.glob("stages/*/model.safetensors")) if model else []
+        other = f", or this one's checkpoint {models[-1]}" if models else ""
+        raise UsageError(f"run {folder.resolve().name}", "has no bundle", f"name a run that came to the end of compile{other}")
+    return folder
+
+
 def read_report(run: Path) -> dict[str, Any]:
     """The run's report.json.
 

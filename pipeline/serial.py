@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.contract import Better, Candidate, Evidence, Measurement
+from pipeline.contract import Artifact, Better, Candidate, Evidence, Measurement, StageResult
 
 
 def measurement_to_json(m: Measurement) -> dict[str, Any]:
@@ -52,6 +52,20 @@ def candidate_to_json(c: Candidate) -> dict[str, Any]:
     rows = [measurement_to_json(m) for m in c.measurements]
     head = {"name": c.name, "backend": c.backend, "precision": c.precision, "chosen": c.chosen, "reason": c.reason}
     return {**head, "measurements": rows}
+
+
+def result_to_json(result: StageResult, outputs: Mapping[str, Artifact], seconds: float, measured_at: str, log: str) -> dict[str, Any]:
+    """A stage's result as the store keeps it: with its sealed outputs, how long it took, when it ended, and what it logged."""
+    return {
+        "outputs": {n: {"kind": str(a.kind), "sha256": a.sha256, "bytes": a.bytes, "facts": dict(a.facts)} for n, a in outputs.items()},
+        "measurements": [measurement_to_json(m) for m in result.measurements],
+        "candidates": [candidate_to_json(c) for c in result.candidates],
+        "notes": list(result.notes),
+        "retreated": result.retreated,
+        "seconds": seconds,
+        "measured_at": measured_at,
+        "log": log,
+    }
 
 
 def _number(value: float | None) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.contract import Artifact, Progress, StageContext, StageResult
 from pipeline.errors import PipelineError, StageFailed
@@ -46,6 +48,13 @@ def require_outputs(stage: PlannedStage, result: StageResult) -> None:
     missing = sorted(stage.spec.produces.keys() - result.outputs.keys())
     if missing:
         raise StageFailed(f"stage {stage.id}", f"did not return its output '{missing[0]}'", f"look at {stage.uses}")
+
+
+def write_restored_log(log: Path, stored: Mapping[str, Any]) -> None:
+    """Begin the log of a stage that is restored: when its result was made, and what it said then."""
+    head = f"{time.strftime('%Y-%m-%d %H:%M:%S')} restored: the result of {stored['measured_at']}"
+    said = stored.get("log", "")  # results of earlier versions keep none
+    log.write_text(f"{head}{', whose log was' if said else ''}\n{said}", encoding="utf-8")
 
 
 def _first_line(e: BaseException) -> str:

@@ -55,11 +55,17 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that it is either the old or the new one, even after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with tmp.open("w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    tmp.replace(path)
+    try:
+        with tmp.open("w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        tmp.replace(path)
+    except OSError as e:  # said of the file that was asked for
+        e.filename, e.filename2 = str(path), None
+        with contextlib.suppress(OSError):
+            tmp.unlink()
+        raise
 
 
 class Store:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import GateUnproven, StageFailed, ToolchainMissing, UsageError
+from pipeline.runs import with_bundle
 
 if TYPE_CHECKING:
     from pipeline.target import Target
@@ -22,7 +23,7 @@ _HELP = """Bring a bundle to a board, verify it there, time it, and fetch result
 timings prove nothing). ssh uses your own configuration, keys and agent, and never asks for a password. Transfers resume; a benchmark
 goes on when the connection does not; whoever comes second to a board waits in line; the board is left as it was found.
 
-Example: python -m pipeline bench .pipeline/runs/latest --on ssh://nvidia@xavier --ingest latest
+Example: python -m pipeline bench latest --on ssh://nvidia@xavier --ingest latest
 
 With --calibrate, small networks of one kind of operator each are timed there instead, by the runtime and in the precision of the bundle's
 artifact; what they teach is kept in the workspace, and estimates for this target use it from then on. --seconds and --count are then of
@@ -30,10 +31,10 @@ all networks together and of each. Where engines are built on the board, that ta
 
 Example: python -m pipeline bench path/to/bundle --on local --seconds 5
 
-Example: python -m pipeline bench .pipeline/runs/latest --on ssh://nvidia@xavier --calibrate
+Example: python -m pipeline bench latest --on ssh://nvidia@xavier --calibrate
 """
 
-BundleArg = Annotated[Path, typer.Argument(help="a bundle, or the folder of a run that made one", metavar="BUNDLE")]
+BundleArg = Annotated[Path, typer.Argument(help="a bundle, or a run that made one: its folder, its name, or 'latest'", metavar="BUNDLE")]
 OnOpt = Annotated[str, typer.Option("--on", help="the board; see above", metavar="WHERE")]
 TargetOpt = Annotated[str | None, typer.Option("--target", help="the bundle's target, when it was a YAML of your own", metavar="T")]
 LimitOpt = Annotated[float, typer.Option("--limit", min=1, help="seconds after which a step on the board is stopped")]
@@ -65,6 +66,7 @@ def bench(
 ) -> None:
     """Bring a bundle to a board, verify it there, time it, and fetch the result."""
     say = _say_apart if as_json else _say
+    bundle = with_bundle(bundle, workspace.resolve())
     transports = importlib.import_module("targets.transports")
     opened = importlib.import_module("eval.bundle").Bundle.open(bundle / "bundle" if (bundle / "bundle").is_dir() else bundle)
     way = transports.open_transport(on, say)
@@ -78,9 +80,10 @@ def bench(
     flags += ["--set-clocks"] if set_clocks else []
     check = _board_check(opened, target, on, way.function_only, say)
     asked = {"limit_s": limit, "wait_s": wait, "seconds": seconds, "keep": keep, "check": check, "named": bool(artifact)}
+    asked["log"] = str(_log_of(out))
     job = _job(opened, artifact, flags, asked)
     fetched = way.bench(job, lambda files: _salvage(files, out, say))
-    tree = _result(fetched, way, job.sha256)
+    tree = _result(fetched, way, job.sha256, lambda: _salvage(fetched.files, out, say))
     _write(out, (json.dumps(tree, indent=1) + "\n").encode())
     _show(tree, out, way, as_json)
     if not tree.get("stable", True) and not way.function_only:
@@ -183,12 +186,13 @@ def _target(bundle: Any, given: str | None) -> Target:
     return found
 
 
-def _result(fetched: Any, way: Any, sha256: str) -> dict[str, Any]:
+def _result(fetched: Any, way: Any, sha256: str, salvage: Callable[[], None]) -> dict[str, Any]:
     """The result with what only this side knows: how it was brought back, and who the board said it was."""
     try:
         tree = json.loads(fetched.files["result.json"])
     except ValueError as e:
-        raise StageFailed(way.name, f"result.json is not JSON ({e})", "read the log of the board, and run again") from e
+        salvage()
+        raise StageFailed(way.name, f"result.json is not JSON ({e})", "read what was kept of it, and run again") from e
     if not isinstance(tree, dict) or tree.get("bundle_sha256") != sha256:
         raise StageFailed(way.name, "result.json is not of this bundle", "remove what else writes into the bundle's folder on the board")
     board = {k: v for k, v in fetched.identity.items() if k not in {"uid", "user", "home", "tmp"}}
@@ -199,9 +203,13 @@ def _salvage(files: Mapping[str, bytes], out: Path, say: Callable[[str], None]) 
     """Keep what a failed benchmark left: its log, and as much of a result as there is, under a name that nobody takes for one."""
     for name, content in files.items():
         if content:
-            path = out.with_name(f"{out.name}.log" if name == "log" else f"{out.stem}.partial-{name}")
+            path = _log_of(out) if name == "log" else out.with_name(f"{out.stem}.partial-{name}")
             _write(path, content)
             say(f"kept {path}")
+
+
+def _log_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.log")
 
 
 def _write(path: Path, content: bytes) -> None:

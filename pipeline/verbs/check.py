@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import PipelineError, StageFailed, ToolchainMissing, UsageError
-from pipeline.opening import PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, open_plan
+from pipeline.opening import BackendOpt, PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, narrowed_plan
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -36,12 +36,13 @@ def check(
     pipeline: PipelineArg,
     target: TargetOpt,
     overrides: SetOpt = [],  # noqa: B006 - typer wants a literal
+    backends: BackendOpt = [],  # noqa: B006
     workspace: WorkspaceOpt = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Look for what would stop a run or go badly on its target."""
     begin = time.monotonic()
-    plan = open_plan(pipeline, target, overrides, workspace)
+    plan = narrowed_plan(pipeline, target, overrides, backends, workspace)
     data, findings, expected = examine(plan)
     if as_json:
         print(json.dumps(to_json(plan, data, findings, expected), indent=1))
@@ -57,7 +58,7 @@ def examine(plan: Plan) -> tuple[list[DataSet], list[Finding], list[Any]]:
     sets = list(preflight.data_sets(plan))
     data = [s for s in sets if not isinstance(s, preflight.Finding)]
     findings = [s for s in sets if isinstance(s, preflight.Finding)]
-    findings += [*preflight.shared_scenes(plan), *preflight.toolchains(plan)]
+    findings += [*preflight.metrics(plan), *preflight.shared_scenes(plan), *preflight.toolchains(plan)]
     expected: list[Any] = []
     if not any(f.level == "missing" for f in findings):  # the student is built with what may be missing
         findings += preflight.stages(plan)

@@ -44,10 +44,12 @@ def compare(
 ) -> None:
     """Show measurements and gates of runs side by side."""
     from pipeline.compare import compare as side_by_side
-    from pipeline.runs import find_run
+    from pipeline.runs import LATEST, find_run
 
     if len(runs) < 2:
-        raise UsageError("compare", "one run alone cannot be compared", f"name another: compare {runs[0]} latest")
+        raise UsageError(
+            "compare", "one run alone cannot be compared", f"name another: compare {runs[0]} {'RUN' if runs[0] == LATEST else LATEST}"
+        )
     found = side_by_side([find_run(run, workspace.resolve()) for run in runs])
     if changed:
         for part in ("stages", "measurements", "gates"):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import UsageError
+from pipeline.runs import with_bundle
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 ModelArg = Annotated[
     Path,
     typer.Argument(
-        help="a checkpoint (.safetensors), published weights (.pth, .pkl, ...), a bundle folder, or a run directory", metavar="MODEL"
+        help="a checkpoint (.safetensors), published weights (.pth, .pkl, ...), a bundle, or a run that made one: its folder, its name, "
+        "or 'latest'",
+        metavar="MODEL",
     ),
 ]
+RunsOpt = Annotated[Path, typer.Option("--workspace", help="where runs are looked up by name", metavar="DIR")]
 TileOpt = Annotated[
     int, typer.Option("--tile", min=0, help="side of the tiles in pixels; 0: whole images up to full HD", show_default=True)
 ]
@@ -34,7 +38,8 @@ _HELP = """Restore blurred images, folders of images (with their subfolders) and
 
 Grey, 16-bit and transparent pictures keep their layout and depth; a video becomes an MP4 without sound.
 
-Example: python -m pipeline deblur .pipeline/runs/latest holiday/ --out restored
+Example: python -m pipeline deblur latest holiday/ --out restored
+
 Example: python -m pipeline deblur NAFNet-GoPro-width32.pth holiday/ --out restored
 """
 
@@ -51,9 +56,11 @@ def deblur(
     tile: TileOpt = 0,
     threads: ThreadsOpt = 0,
     force: Annotated[bool, typer.Option("--force", help="replace results that exist already")] = False,
+    workspace: RunsOpt = Path(".pipeline"),
     as_json: JsonOpt = False,
 ) -> None:
     """Restore blurred images, folders of images and videos."""
+    model = with_bundle(model, workspace.resolve(), model=True)
     jobs = importlib.import_module("eval.jobs").find_jobs(inputs, out, force)
     with importlib.import_module("eval.restorers").open_restorer(model, tile=tile, threads=threads) as restorer, open_bars(as_json) as bars:
         rows = _restore_all(jobs, restorer, bars, not as_json)

@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 _HELP = """Look for every toolchain and device that the pipeline can use, and name the line that installs what is missing.
 
-Nothing is installed, fetched or changed. Exit code 6 when something is missing that the target needs; without --target, that any run needs.
+Nothing is installed, fetched or changed. Devices are this machine, what adb's server knows where one runs, and the boards given with
+--on: each is asked what it is, and so which target.
+
+Exit code 6 when something is missing that the target needs; without --target, that any run needs.
 
 Example: python -m pipeline doctor --target raspberry-pi-5
+
+Example: python -m pipeline doctor --target jetson-xavier --on ssh://nvidia@xavier
 """
 
 
@@ -28,13 +33,14 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     target: Annotated[str, typer.Option("--target", help="name of a target, or a path to a YAML", metavar="T")] = "",
+    boards: Annotated[list[str], typer.Option("--on", help="ask this board too, as bench takes it; may be repeated", metavar="WHERE")] = [],  # noqa: B006 - typer wants a literal
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
 ) -> None:
     """Look for toolchains and devices, and name the fix for each gap."""
     from pipeline.doctor import examine
     from pipeline.target import load_target
 
-    found = examine(load_target(target) if target else None)
+    found = examine(load_target(target) if target else None, boards)
     gaps = [f for f in found if f.needed and f.state == "missing"]
     if as_json:
         print(json.dumps({"target": target or None, "ok": not gaps, "findings": [asdict(f) for f in found]}, indent=1))
@@ -44,7 +50,8 @@ def doctor(
             print(f"{target or 'every run'} needs {_needed(found)}: nothing is missing")
     if gaps:
         what = f"{target or 'every run'} needs what is missing: {', '.join(f'{f.group} {f.name}' for f in gaps)}"
-        raise ToolchainMissing("doctor", what, " && ".join(dict.fromkeys(f.install for f in gaps)))
+        lines = " && ".join(dict.fromkeys(f.install for f in gaps if f.group != "devices"))  # a board's next step is no command
+        raise ToolchainMissing("doctor", what, lines or gaps[0].install)
 
 
 def _needed(found: list[Finding]) -> str:

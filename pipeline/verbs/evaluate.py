@@ -12,13 +12,14 @@ import typer
 
 from pipeline.contract import PairSource
 from pipeline.errors import UsageError, did_you_mean
-from pipeline.verbs.deblur import JsonOpt, ModelArg, ThreadsOpt, TileOpt, open_bars
+from pipeline.runs import with_bundle
+from pipeline.verbs.deblur import JsonOpt, ModelArg, RunsOpt, ThreadsOpt, TileOpt, open_bars
 
 _SSIM = ("2d", "official-3d")
 
 _HELP = """Measure PSNR and SSIM of a checkpoint or a bundle on pairs of blurred and sharp images.
 
-Example: python -m pipeline evaluate .pipeline/runs/latest --data my/pairs
+Example: python -m pipeline evaluate latest --data my/pairs
 
 Example: python -m pipeline evaluate model.safetensors --pipeline pipeline.yaml --role test --json
 """
@@ -39,11 +40,13 @@ def evaluate(
     samples: Annotated[Path | None, typer.Option("--save", help="write the restored images into this folder", metavar="DIR")] = None,
     tile: TileOpt = 0,
     threads: ThreadsOpt = 0,
+    workspace: RunsOpt = Path(".pipeline"),
     as_json: JsonOpt = False,
 ) -> None:
     """Measure PSNR and SSIM on pairs of blurred and sharp images."""
     if ssim not in _SSIM:
         raise UsageError("--ssim", f"unknown variant '{ssim}'", did_you_mean(ssim, _SSIM))
+    model = with_bundle(model, workspace.resolve(), model=True)
     source = _open_source(data, pipeline, role)
     quality = importlib.import_module("eval.quality")
     with (

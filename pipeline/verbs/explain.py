@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.opening import PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, open_plan, workspace_of
+from pipeline.opening import BackendOpt, PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, narrowed_plan, workspace_of
 
 if TYPE_CHECKING:
     from pipeline.explain import Change, Explanation
@@ -35,6 +35,7 @@ def explain(
     target: TargetOpt,
     against: Annotated[str, typer.Option("--against", help="a run: its name, its folder, or 'latest'", metavar="RUN")] = "latest",
     overrides: SetOpt = [],  # noqa: B006 - typer wants a literal
+    backends: BackendOpt = [],  # noqa: B006
     workspace: WorkspaceOpt = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
 ) -> None:
@@ -43,7 +44,7 @@ def explain(
     from pipeline.runs import find_run
 
     place = workspace_of(pipeline, workspace)
-    plan = open_plan(pipeline, target, overrides, workspace)
+    plan = narrowed_plan(pipeline, target, overrides, backends, workspace)
     found = compare_keys(plan, stage, find_run(against, place), place)
     if as_json:
         print(json.dumps(found.to_json(), indent=1))

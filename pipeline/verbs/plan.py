@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.opening import PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, open_plan, workspace_of
+from pipeline.opening import BackendOpt, PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, narrowed_plan, workspace_of
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -27,16 +27,22 @@ def plan(
     pipeline: PipelineArg,
     target: TargetOpt,
     overrides: SetOpt = [],  # noqa: B006 - typer wants a literal
+    backends: BackendOpt = [],  # noqa: B006
     workspace: WorkspaceOpt = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show what 'run' would run or restore, and why."""
-    made = open_plan(pipeline, target, overrides, workspace)
-    rows = plan_rows(made, workspace_of(pipeline, workspace))
+    from pipeline.runs import list_runs
+
+    made = narrowed_plan(pipeline, target, overrides, backends, workspace)
+    place = workspace_of(pipeline, workspace)
+    rows = plan_rows(made, place)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
     _show(made, rows)
+    if list_runs(place) and any(row["key"] and row["action"] == "run" for row in rows):
+        print(f"what changed since the last run: python -m pipeline explain {made.path.name} STAGE --target {made.target.name}")
 
 
 def _show(made: Plan, rows: list[dict[str, Any]]) -> None:
@@ -54,8 +60,6 @@ def _show(made: Plan, rows: list[dict[str, Any]]) -> None:
         more = (row["uses"], ", ".join([*row["needs"], *row["data"]])) if wide else ()
         table.add_row(row["id"], row["action"], row["why"], *more)
     console.print(table)
-    if any(row["key"] and row["action"] == "run" for row in rows):
-        print(f"what changed since the last run: python -m pipeline explain {made.path.name} STAGE --target {made.target.name}")
 
 
 def plan_rows(made: Plan, workspace: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import typer
 
 from pipeline.contract import Evidence, Progress, Verdict
 from pipeline.errors import GateFailed, GateUnproven, PipelineError, UsageError
-from pipeline.opening import PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, narrowed_plan, workspace_of
+from pipeline.opening import BackendOpt, PipelineArg, SetOpt, TargetOpt, WorkspaceOpt, narrowed_plan, workspace_of
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -32,9 +32,7 @@ def run(
     until: Annotated[str | None, typer.Option("--until", help="stop after this stage", metavar="STAGE")] = None,
     force: Annotated[list[str], typer.Option("--force", help="run this stage although a result is stored", metavar="STAGE")] = [],  # noqa: B006 - typer wants a literal
     overrides: SetOpt = [],  # noqa: B006
-    backends: Annotated[
-        list[str], typer.Option("--backend", help="of the target's backends, try this one; may be repeated", metavar="NAME")
-    ] = [],  # noqa: B006
+    backends: BackendOpt = [],  # noqa: B006
     workspace: WorkspaceOpt = None,
     require_evidence: Annotated[
         str | None, typer.Option("--require-evidence", help="'target': gates on speed need numbers measured on the device")

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _HELP = """List the targets and their limits, show one in detail, or begin one of your own.
 
+A board that is reachable without being named (this machine, what is connected by adb) is shown with its target; another is asked by
+doctor --on.
+
 Example: python -m pipeline targets
 
 Example: python -m pipeline targets jetson-xavier
@@ -52,7 +55,17 @@ def targets(
         print(json.dumps(one.model_dump(mode="json"), indent=1) if as_json else "\n".join(lines))
         return
     found = [load_target(known) for known in known_targets()]
-    print(json.dumps([t.model_dump(mode="json") for t in found], indent=1) if as_json else "\n".join(_table(found)))
+    there = _there(found)
+    trees = [t.model_dump(mode="json") | {"reachable": there[t.name]} for t in found]
+    print(json.dumps(trees, indent=1) if as_json else "\n".join(_table(found, there)))
+
+
+def _there(found: list[Target]) -> dict[str, list[str]]:
+    """By target the boards that are it, as ``--on`` takes them."""
+    from pipeline.devices import reachable
+
+    boards = list(reachable(found))
+    return {t.name: [b.where for b in boards if t.name in b.targets] for t in found}
 
 
 def _begin(new: str, like: str, path: Path) -> str:
@@ -70,12 +83,14 @@ def _begin(new: str, like: str, path: Path) -> str:
     return f"{path} is written: edit it, then use it with --target {shown}"
 
 
-def _table(found: list[Target]) -> Iterator[str]:
+def _table(found: list[Target], there: dict[str, list[str]]) -> Iterator[str]:
     width = max(len(t.name) for t in found)
     for t in found:
         backends = " · ".join(" ".join([b.use, *b.precisions]) for b in t.backends)
         limits = f"{t.frame.width}x{t.frame.height} in {t.latency_budget_ms:g} ms · opset <= {t.opset} · channels x{t.channel_multiple}"
         yield f"{t.name:<{width}}  {t.title}\n{'':<{width}}  {limits}\n{'':<{width}}  {backends}"
+        if there[t.name]:
+            yield f"{'':<{width}}  reachable: {', '.join(there[t.name])}"
     yield "\nOne in detail: targets NAME. Of your own: targets --new NAME --like TARGET, then --target path/to/NAME.yaml"
 
 

@@ -46,6 +46,11 @@ def open_transport(where: str, say: Callable[[str], None]) -> Transport:
     return transport_class(scheme)(rest.removeprefix("//"), say)
 
 
+def around() -> list[str]:
+    """Boards that are there without being named, as ``--on`` takes them: this machine, and what is connected to it."""
+    return [where for scheme in known_schemes() for where in transport_class(scheme).around()]
+
+
 def forms() -> str:
     """How each transport is written, for help texts."""
     return " | ".join(transport_class(s).form for s in known_schemes())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +35,19 @@ class Adb(ShellTransport):
         if rest and not re.fullmatch(r"[A-Za-z0-9][\w.:\[\]-]*", rest, re.ASCII):
             raise UsageError(f"--on adb:{rest}", "is not a serial number", "see 'adb devices'")
         self.serial = rest
+
+    @classmethod
+    def around(cls) -> list[str]:
+        """The devices that adb's server knows; where none runs, none is started."""
+        address = "127.0.0.1", int(os.environ.get("ANDROID_ADB_SERVER_PORT", "5037"))
+        try:
+            socket.create_connection(address, timeout=1).close()
+        except OSError:
+            return []
+        if shutil.which("adb") is None:
+            return []
+        rows = (line.split("\t") for line in run(["adb", "devices"], 10).text.splitlines())
+        return [f"{cls.scheme}:{row[0]}" for row in rows if len(row) == 2]
 
     def _adb(self, *words: str) -> list[str]:
         return ["adb", *(["-s", self.serial] if self.serial else []), *words]

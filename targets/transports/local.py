@@ -25,6 +25,11 @@ class Local(ShellTransport):
             raise UsageError(f"--on local:{rest}", "takes nothing after the name", "say --on local")
         super().__init__(rest, say)
 
+    @classmethod
+    def around(cls) -> list[str]:
+        """The machine itself."""
+        return [cls.scheme]
+
     def _command(self, argv: Sequence[str]) -> list[str]:
         return list(argv)
 

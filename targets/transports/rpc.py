@@ -11,6 +11,7 @@ import importlib.util
 import json
 import math
 import re
+import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
@@ -18,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.arrays import read_array
 from pipeline.errors import StageFailed, ToolchainMissing, UsageError
-from targets.transports.common.base import RESULT, Fetched, Job, Transport
+from targets.transports.common.base import RESULT, Fetched, Identity, Job, Transport
 from targets.transports.common.figures import STABLE_CV, statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+CONNECT_S = 10.0
+"""Seconds until a tracker that does not answer counts as off."""
 
 ASK_S = 2.0
 """Seconds between two looks at the tracker's line."""
@@ -52,14 +56,18 @@ class Rpc(Transport):
         """The address as it was given."""
         return f"rpc://{self.rest}"
 
+    def look(self) -> Identity:
+        """What the tracker knows of the board, without a session: that it announced itself."""
+        with self._words(), self._tracker() as tracker:
+            self._require_known(tracker.summary())
+        return {"tracker_key": self.key}
+
     def bench(self, job: Job, salvage: Callable[[Mapping[str, bytes]], None]) -> Fetched:
         """Carry out a job: see ``Transport.bench``. Nothing is salvaged: the times are on this side as they come."""
         del salvage
         if job.facts["backend"] != "tvm":
             what = f"runs TVM's artifacts, and '{job.artifact}' is of {job.facts['backend']}"
             raise UsageError(self.name, what, "name another with --artifact, or use another way to the board")
-        if not importlib.util.find_spec("tvm"):
-            raise ToolchainMissing("tvm", "is not installed here", 'pip install -e ".[tvm]"')
         started, begin = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
         with self._words(), self._session(job) as remote:
             identity = self._identity(remote)
@@ -86,16 +94,24 @@ class Rpc(Transport):
     @contextmanager
     def _session(self, job: Job) -> Iterator[Any]:
         """A session with a free board; waits in line."""
+        with self._tracker() as tracker:
+            self._wait(tracker, job.wait_s)
+            yield tracker.request(self.key, priority=1, session_timeout=job.limit_s, max_retry=2)
+
+    @contextmanager
+    def _tracker(self) -> Iterator[Any]:
+        if not importlib.util.find_spec("tvm"):
+            raise ToolchainMissing("tvm", "is not installed here", 'pip install -e ".[tvm]"')
         from tvm import rpc
 
         try:
+            socket.create_connection((self.host, self.port), timeout=CONNECT_S).close()  # TVM itself tries for a minute
             tracker = rpc.connect_tracker(self.host, self.port)
         except (RuntimeError, OSError) as e:
             hint = f"python -m tvm.exec.rpc_tracker --port {self.port}"
             raise ToolchainMissing(self.name, f"no tracker answers there ({str(e).splitlines()[-1]})", hint) from e
         try:
-            self._wait(tracker, job.wait_s)
-            yield tracker.request(self.key, priority=1, session_timeout=job.limit_s, max_retry=2)
+            yield tracker
         finally:
             tracker.close()
 
@@ -103,15 +119,11 @@ class Rpc(Transport):
         deadline, told = time.monotonic() + wait_s, False
         while True:
             summary = tracker.summary()
-            known = {str(row["key"]).partition(":")[2] for row in summary["server_info"]}
             line = summary["queue_info"].get(self.key, {"free": 0, "pending": 0})
             if line["free"]:
                 return
-            if self.key not in known and not line["pending"]:
-                hint = f"on the board: python -m tvm.exec.rpc_server --tracker HOST:{self.port} --key {self.key}"
-                raise ToolchainMissing(
-                    self.name, f"no board '{self.key}' has announced itself; there are: {', '.join(sorted(known)) or 'none'}", hint
-                )
+            if not line["pending"]:
+                self._require_known(summary)
             if time.monotonic() > deadline:
                 hint = "try again later, or wait longer with --wait SECONDS"
                 raise ToolchainMissing(self.name, f"every board '{self.key}' is still in use after {wait_s:g} s", hint)
@@ -119,6 +131,13 @@ class Rpc(Transport):
                 self.say(f"waiting in line: every board '{self.key}' is in use, {line['pending']} before us")
             told = True
             time.sleep(ASK_S)
+
+    def _require_known(self, summary: Mapping[str, Any]) -> None:
+        known = {str(row["key"]).partition(":")[2] for row in summary["server_info"]}
+        if self.key not in known:
+            hint = f"on the board: python -m tvm.exec.rpc_server --tracker HOST:{self.port} --key {self.key}"
+            there = ", ".join(sorted(known)) or "none"
+            raise ToolchainMissing(self.name, f"no board '{self.key}' has announced itself; there are: {there}", hint)
 
     def _identity(self, remote: Any) -> dict[str, str]:
         """What the server lets us read of the board."""

@@ -44,6 +44,7 @@ def test_what_a_gate_computes_is_no_activation(tmp_path: Path, xavier: Target):
     found = told(tmp_path, xavier.model_copy(update={"pays": pays}), activation="hardswish", se_from=0)
     assert len(found) == 1  # its ReLU and hard sigmoid work on one value per channel
     assert found[0].startswith("pools 3 times over the whole image (squeeze-and-excite), and artifacts for jetson-xavier's CPU see a tile")
+    assert found[0].endswith("; leave the pools out (a student's se_from past its last scale), or give the compile stage a larger 'tile'")
 
 
 def test_pooling_matters_where_there_are_tiles(tmp_path: Path, xavier: Target):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from tests.boards.bundle_example import NAME, small_bundle
 from tests.boards.run_example import BOARD, make_run
+from tests.interrupts import interruptible
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -74,7 +76,33 @@ def test_a_failing_benchmark_keeps_its_log(tmp_path: Path, cli: Cli, own_tmp: Pa
     assert "abacus" in err
     assert f"kept {out}.log" in said
     assert "abacus" in Path(f"{out}.log").read_text()
+    assert err.splitlines()[1] == f"hint: read {out}.log"
     assert not out.exists()
+    assert list(own_tmp.glob("deblur*")) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "what", "hint", "kept"),
+    [
+        ("print('words')", "the benchmark ended without writing result.json", "read {out}.log", ["result.json.log"]),
+        ("pass", "the benchmark ended without writing result.json", "nothing was logged: leave the bundle there with --keep and", []),
+        (
+            "print(1); open('result.json', 'w').write('no')",
+            "result.json is not JSON (",
+            "read what was kept of it, and run again",
+            ["result.json.log", "result.partial-result.json"],
+        ),
+    ],
+)
+def test_what_is_no_result_is_kept_and_named(tmp_path: Path, cli: Cli, own_tmp: Path, script: str, what: str, hint: str, kept: list[str]):
+    bundle = small_bundle(tmp_path / "bundle", "host", extra={"bench.py": script.encode()})
+    out = tmp_path / "out" / "result.json"
+    out.parent.mkdir()
+    code, _, err = cli("bench", bundle, "--on", "local", "--out", out)
+    assert code == 5
+    assert err.startswith(f"local: {what}")
+    assert err.splitlines()[1].startswith(f"hint: {hint.format(out=out)}")
+    assert sorted(p.name for p in out.parent.iterdir()) == kept
     assert list(own_tmp.glob("deblur*")) == []
 
 
@@ -110,9 +138,9 @@ def test_a_stale_engine_is_refused_with_what_to_do(tmp_path: Path, cli: Cli, mon
 def test_an_interrupted_bench_leaves_a_clean_machine(tmp_path: Path, own_tmp: Path):
     bundle = small_bundle(tmp_path / "bundle", "host")
     command = [sys.executable, "-m", "pipeline", "bench", bundle, "--on", "local", "--seconds", "60", "--out", tmp_path / "result.json"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(own_tmp)}
-    )
+    environment = {**os.environ, "TMPDIR": str(own_tmp)}
+    with interruptible():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     for line in process.stdout:  # type: ignore[union-attr]
         if "PASS" in line:
             break
@@ -139,6 +167,17 @@ def test_an_interrupted_bench_leaves_a_clean_machine(tmp_path: Path, own_tmp: Pa
 def test_what_is_no_way_to_a_board_is_said(tmp_path: Path, cli: Cli, on: str, want: str):
     code, _, err = cli("bench", small_bundle(tmp_path / "bundle", "host"), "--on", on)
     assert (code, err.startswith(want)) == (2, True), err
+
+
+def test_a_run_is_named_as_elsewhere_and_must_have_a_bundle(tmp_path: Path, cli: Cli):
+    made = make_run(tmp_path / "ws/runs/20260301-120003-toy-board")
+    code, _, err = cli("bench", "latest", "--on", "local", "--workspace", tmp_path / "ws")
+    assert (code, "bundle: is for 'toy-board', which is no shipped target" in err) == (2, True)
+    shutil.rmtree(made / "bundle")
+    (made / "stages/01-teach").mkdir(parents=True)
+    (made / "stages/01-teach/model.safetensors").touch()  # no board takes one
+    code, _, err = cli("bench", "latest", "--on", "local", "--workspace", tmp_path / "ws")
+    assert (code, err) == (2, f"run {made.name}: has no bundle\nhint: name a run that came to the end of compile\n")
 
 
 def test_what_is_no_bundle_is_said(tmp_path: Path, cli: Cli, board_file: Path):

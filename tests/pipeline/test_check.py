@@ -71,6 +71,13 @@ def test_a_warning_is_no_failure(cli, toy, target_file):
     assert "0 errors, 1 warning, " in out
 
 
+@pytest.mark.parametrize(("metric", "warnings"), [("pnsr", 1), ("latency_p95", 1), ("psnr", 0), ("my_own", 0)])
+def test_a_gate_on_a_misspelt_measurement(cli, toy, target_file, metric, warnings):
+    code, out, _ = cli("check", toy(), "--target", target_file, "--set", f"stages.toy.gates=[{{metric: {metric}, at_least: 1}}]")
+    assert (code, out.count("warning: toy.yaml: stages.toy.gates.0.metric: ")) == (0, warnings)
+    assert metric != "pnsr" or "'pnsr' is no measurement that is known; did you mean 'psnr'?\n" in out
+
+
 @pytest.mark.parametrize(("says", "code", "level"), [("usage", 2, "error"), ("missing", 6, "missing")])
 def test_what_would_stop_a_run(cli, toy, target_file, says, code, level):
     found, out, err = cli("check", toy(says), "--target", target_file)
@@ -135,6 +142,26 @@ def test_a_student_that_suits_the_board(cli, student_file):
     assert (forecast["what"], forecast["backend"], forecast["precision"]) == ("student", "tensorrt", "int8")
     p90 = next(m for m in forecast["measurements"] if m["name"] == "latency_p90")
     assert (p90["evidence"], p90["unit"], p90["conditions"]["frame"]) == ("estimated", "ms", "1920x1080")
+
+
+def test_kept_to_one_backend_it_is_about_that_one(cli, student_file):
+    def checked(*more: str) -> dict:
+        code, out, err = cli("check", student_file, "--target", "jetson-xavier", "--json", *more)
+        assert code == 0, err
+        return json.loads(out)
+
+    (forecast,) = checked("--backend", "onnxruntime")["forecasts"]
+    assert forecast["backend"] == "onnxruntime"
+    gates = "--set", "stages.distill.with.se_from=0"
+    assert any("CPU see a tile at a time" in f["what"] for f in checked(*gates)["findings"])
+    assert not any("CPU see a tile at a time" in f["what"] for f in checked(*gates, "--backend", "tensorrt")["findings"])
+
+
+@pytest.mark.parametrize("verb", [("check",), ("plan",), ("explain", "compile")])
+def test_backends_are_named_as_for_run(cli, student_file, verb):
+    code, _, err = cli(verb[0], student_file, *verb[1:], "--target", "jetson-xavier", "--backend", "tensort")
+    said = "--backend: target 'jetson-xavier' names no backend 'tensort'\nhint: did you mean 'tensorrt'?\n"
+    assert (code, err) == (2, said)
 
 
 def test_a_student_that_fights_the_board_is_told_before_training(cli, student_file):

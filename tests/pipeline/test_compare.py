@@ -122,6 +122,7 @@ def test_wrong_runs(cli, written, tmp_path: Path):
     run = written("a")
     said = cli("compare", run)
     assert said == (2, "", f"compare: one run alone cannot be compared\nhint: name another: compare {run} latest\n")
+    assert cli("compare", "latest")[2].endswith("hint: name another: compare latest RUN\n")
     code, _, err = cli("compare", run, "latest", "--workspace", tmp_path / "no")
     hint = "run a pipeline first, or say --workspace DIR, or give a run's folder"
     assert (code, err) == (2, f"latest: there is no run in {tmp_path / 'no'}\nhint: {hint}\n")

@@ -59,6 +59,8 @@ def test_wrong_overrides(pipeline_file: Path, override: str, message: str):
         ({"metric": "psnr", "drop_at_most": 1}, "'against' goes with drop_at_most"),
         ({"metric": "psnr", "at_least": 1, "against": "a"}, "'against' goes with drop_at_most"),
         ({"metric": "psnr", "at_least": "budget"}, "a bound is a number or target.<field>"),
+        ({"metric": "psnr", "at_least": float("nan")}, "a bound is a finite number"),
+        ({"metric": "psnr", "drop_at_most": float("inf"), "against": "a"}, "a bound is a finite number"),
     ],
 )
 def test_a_gate_has_one_rule(gate: dict, problem: str):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def test_a_folder_comes_back_restored_and_mirrored(cli: Cli, models: Path, image
     assert shapes == {"a.png": (70, 110, 3), "sub/b.jpg": (64, 64, 3), "sub/grey.png": (50, 60)}
     assert not np.array_equal(cv2.imread(str(tmp_path / "out" / "a.png")), cv2.imread(str(images / "a.png")))
     assert before == {p: p.read_bytes() for p in images.rglob("*") if p.is_file()}
+
+
+def test_a_run_is_named_as_elsewhere(cli: Cli, models: Path, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "run", tmp_path / "runs" / "20260301-120003-host")
+    code, out, err = cli("deblur", "latest", images / "a.png", "--out", tmp_path / "out", "--workspace", tmp_path, "--json")
+    assert code == 0, err
+    assert json.loads(out)["model"]["kind"] == "bundle"
 
 
 def test_why_an_image_is_cut_is_said_once_a_size(cli: Cli, models: Path, images: Path, tmp_path: Path) -> None:

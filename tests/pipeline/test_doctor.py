@@ -104,3 +104,24 @@ def test_the_last_line_says_what_is_needed(cli: Cli):
     code, out, _ = cli("doctor", "--target", "jetson-nano")
     needed = "packages base, train, onnx; backends onnxruntime, tensorrt, tvm"
     assert code == 0 and out.splitlines()[-1] == f"jetson-nano needs {needed}: nothing is missing"
+
+
+def test_this_machine_and_the_boards_that_are_asked_for(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", "1")
+    devices = named(examine(), "devices")
+    assert list(devices) == ["local"] and devices["local"].state == "ok"
+    assert devices["local"].detail.endswith(", target host")
+    code, out, err = cli("doctor", "--target", "raspberry-pi-5", "--on", "local", "--on", "emulate:cortex-a99", "--json")
+    found = {f["name"]: f for f in json.loads(out)["findings"] if f["group"] == "devices"}
+    assert (code, found["local"]["state"], found["emulate:cortex-a99"]["state"]) == (6, "missing", "missing")
+    assert found["local"]["detail"].endswith(", target host, not raspberry-pi-5")
+    assert found["local"]["install"] == f"connect {load_target('raspberry-pi-5').title}"
+    assert err.startswith("doctor: raspberry-pi-5 needs what is missing: devices local, devices emulate:cortex-a99\n")
+    assert err.splitlines()[1] == f"hint: {found['local']['install']}"
+    code, out, err = cli("doctor", "--on", "shh://x")
+    assert (code, "did you mean 'ssh'?" in err) == (2, True)
+
+
+def test_a_board_that_is_the_target_is_nothing_missing(cli: Cli):
+    code, out, _ = cli("doctor", "--target", "host", "--on", "local")
+    assert code == 0 and out.splitlines()[-1].endswith("; devices local: nothing is missing")

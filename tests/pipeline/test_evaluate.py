@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,6 +65,35 @@ def test_a_bundle_scores_like_its_checkpoint(cli: Cli, folder: Path) -> None:
         return float(json.loads(cli("evaluate", folder / model, "--data", folder / "pairs", "--json")[1])["measurements"][0]["value"])
 
     assert score("run") == pytest.approx(score("student.safetensors"), abs=0.01)
+
+
+def test_a_run_is_named_as_elsewhere_and_stands_for_its_bundle(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "ws" / "runs"
+    shutil.copytree(folder / "run", runs / "20260301-120003-host")
+    (runs / "20260301-120003-host" / "run.json").write_text("{}")
+    (runs / "latest").symlink_to("20260301-120003-host")
+    asked = ("--data", folder / "pairs", "--workspace", tmp_path / "ws", "--json")
+    for name in ("latest", "20260301-120003-host", "20260301", runs / "latest"):
+        code, out, err = cli("evaluate", name, *asked)
+        assert code == 0, err
+        assert json.loads(out)["model"]["kind"] == "bundle"
+
+
+def test_a_run_without_a_bundle(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    made = tmp_path / "ws" / "runs" / "20260301-120003-host"
+    checkpoint = made / "stages" / "01-teach" / "model.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    (made / "run.json").write_text("{}")
+    asked = ("--data", folder / "pairs", "--workspace", tmp_path / "ws")
+    for name in ("latest", made):
+        code, _, err = cli("evaluate", name, *asked)
+        hint = "hint: name a run that came to the end of compile"
+        assert (code, err) == (2, f"run {made.name}: has no bundle\n{hint}\n")
+    shutil.copy(folder / "student.safetensors", checkpoint)
+    code, _, err = cli("evaluate", made, *asked)
+    assert (code, err.splitlines()[1]) == (2, f"{hint}, or this one's checkpoint {checkpoint}")
+    code, _, err = cli("evaluate", "latest", "--data", folder / "pairs", "--workspace", tmp_path / "none")
+    assert (code, err.splitlines()[0]) == (2, f"latest: there is no run in {tmp_path / 'none'}")
 
 
 def test_data_come_from_a_pipeline_file(cli: Cli, folder: Path, tmp_path: Path) -> None:

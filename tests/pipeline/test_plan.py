@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline import key, plan
 from pipeline.config import load_pipeline
+from pipeline.contract import Kind
 from pipeline.errors import UsageError
 from pipeline.target import load_target
 
@@ -55,6 +57,10 @@ def test_order_follows_needs(planned):
         (
             f"a: {{uses: {SOURCE}, gates: [{{metric: psnr, drop_at_most: 1, against: z}}]}}",
             "p.yaml: stages.a.gates.0.against: 'z' is not a stage that 'a' builds on",
+        ),
+        (
+            f"a: {{uses: {SOURCE}, gates: [{{metric: latency_p90, at_most: target.latency_budget}}]}}",
+            "p.yaml: stages.a.gates.0.at_most: the target has no number 'latency_budget'\nhint: did you mean 'latency_budget_ms'?",
         ),
         (
             f"a: {{uses: {SOURCE}, with: {{weights: no.bin}}}}",
@@ -113,6 +119,28 @@ def test_only_declared_target_fields_enter_the_key(planned, target_file: Path):
     assert base == key.key_of(parts(planned(stages), 1))
     target_file.write_text(text.replace("channel_multiple: 8", "channel_multiple: 16"))
     assert base != key.key_of(parts(planned(stages), 1))
+
+
+def test_files_that_a_backend_s_options_name_count_by_content_where_engines_are_made(planned, target_file: Path, tmp_path: Path):
+    records = tmp_path / "records"
+    options = f"precisions: [fp32, int8], options: {{tune: {{records: {records}, trials: 3}}}}"
+    target_file.write_text(target_file.read_text().replace("precisions: [fp32, int8]", options))
+
+    def keys() -> tuple[str, str]:
+        made = planned(f"a: {{uses: {SOURCE}}}")
+        reads = replace(made.stages[0].spec, reads_target=("backends",))
+        engines = replace(reads, produces={"engine": Kind.ENGINE})
+        return tuple(key.key_of(key.key_parts(made, replace(made.stages[0], spec=spec), {})) for spec in (reads, engines))
+
+    found = [keys()]
+    records.mkdir()
+    for text in ("one", "two", "one"):
+        (records / "a.json").write_text(text)
+        found.append(keys())
+    others, compiled = zip(*found, strict=True)
+    assert len(set(others)) == 1, "a stage that opens no such file keeps its result"
+    assert len(set(compiled[:3])) == 3
+    assert compiled[1] == compiled[3]
 
 
 def test_a_golden_key_guards_against_silent_changes_of_the_key_format():

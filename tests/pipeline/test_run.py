@@ -34,9 +34,14 @@ def test_a_run_writes_its_directory_and_a_second_one_restores_every_stage(run, p
     assert (latest / report["stages"][1]["outputs"]["model"]["path"]).read_text() == "hi3 8"
     gate = report["stages"][1]["gates"][0]
     assert (gate["rule"], gate["against"], gate["verdict"]) == ("drop_at_most", "first", "passed")
+    logs = [(latest / "stages" / name / "log.txt").read_text() for name in ("01-first", "02-second")]
+    assert logs[0].endswith(" wrote it\n") and logs[1] == ""
     first_keys = [s["key"] for s in report["stages"]]
     _, _, again = run()
     assert statuses(again) == ["restored", "restored"] and [s["key"] for s in again["stages"]] == first_keys
+    for name, log, stage in zip(("01-first", "02-second"), logs, again["stages"], strict=True):
+        head, rest = (latest / "stages" / name / "log.txt").read_text().split("\n", 1)
+        assert f" restored: the result of {stage['measured_at']}" in head and rest == log
     assert not list((pipeline_file.parent / ".pipeline" / "store" / "work").glob("*/"))
 
 
@@ -150,6 +155,7 @@ def test_a_gate_on_what_no_stage_measures_names_the_next_step(run):
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_plan_fits_the_terminal_and_names_the_next_step(run, cli, pipeline_file: Path, target_file: Path, monkeypatch, width: int):
     monkeypatch.setenv("COLUMNS", str(width))
+    assert "explain" not in cli("plan", pipeline_file, "--target", target_file)[1], "there is no run to compare with"
     run("--until", "first")
     code, out, _ = cli("plan", pipeline_file, "--target", target_file)
     rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}

@@ -93,3 +93,11 @@ def test_two_runs_of_one_stage_wait_in_line(store):
 def _take(store: Store, order: list[str]) -> None:
     with store.lock(KEY):
         order.append("second")
+
+
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path: Path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(OSError) as e:
+        write_atomic(tmp_path / "there", "text")
+    assert e.value.filename == str(tmp_path / "there")
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]

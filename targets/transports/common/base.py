@@ -49,6 +49,7 @@ class Job:
     fetch    files that come back, the result first; the rest only where the board wrote them
     check    called with the board's identity before anything is sent; raises when it is the wrong board
     named    the artifact was asked for by its name: no other may take its place
+    log      the file here in which the log of a job that failed will be found, for the hints of errors
     """
 
     bundle: Path
@@ -64,6 +65,7 @@ class Job:
     fetch: tuple[str, ...]
     check: Callable[[Identity], None]
     named: bool = False
+    log: str = "its log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,20 @@ class Transport(ABC):
     def name(self) -> str:
         """What the user calls the board."""
         return f"{self.scheme}:{self.rest}" if self.rest else self.scheme
+
+    @classmethod
+    def around(cls) -> list[str]:
+        """Boards that are there without being named, as ``--on`` takes them; nothing is started to find them."""
+        return []
+
+    @abstractmethod
+    def look(self) -> Identity:
+        """What the board says it is; it is asked, and nothing is left there.
+
+        Raises:
+            ToolchainMissing: it cannot be reached, or lacks what a benchmark needs.
+
+        """
 
     @abstractmethod
     def bench(self, job: Job, salvage: Callable[[Mapping[str, bytes]], None]) -> Fetched:

@@ -13,14 +13,12 @@ import time
 import uuid
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from pipeline.errors import PipelineError, ToolchainMissing
 from targets.transports.common import scripts
 from targets.transports.common.base import DroppedError
-
-if TYPE_CHECKING:
-    from targets.transports.common.shell import ShellTransport
+from targets.transports.common.board import Board
 
 BEAT_S = 10.0
 """Seconds between signs of life."""
@@ -42,7 +40,7 @@ class Line:
 
     """
 
-    def __init__(self, board: ShellTransport, path: str, wait_s: float) -> None:
+    def __init__(self, board: Board, path: str, wait_s: float) -> None:
         self.board, self.path, self.wait_s = board, path, wait_s
         self.token, self.owner = uuid.uuid4().hex, _owner()
         self._left = threading.Event()

@@ -8,14 +8,11 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from pipeline.errors import StageFailed, ToolchainMissing
 from targets.transports.common import scripts
 from targets.transports.common.base import BundleFile, DroppedError, Job
-
-if TYPE_CHECKING:
-    from targets.transports.common.shell import ShellTransport
+from targets.transports.common.board import Board
 
 ROOM = 16 << 20
 """Bytes that must be free beside the bundle: the result, the log, what the runtime unpacks."""
@@ -45,7 +42,7 @@ GRACE_S = 10.0
 class Folder:
     """The folder on the board that holds one bundle. It carries a mark, and nothing without the mark is ever written or removed."""
 
-    def __init__(self, board: ShellTransport, path: str, job: Job) -> None:
+    def __init__(self, board: Board, path: str, job: Job) -> None:
         self.board, self.path, self.job = board, path, job
 
     def make(self) -> None:
@@ -152,9 +149,7 @@ class RemoteJob:
 
     """
 
-    def __init__(
-        self, board: ShellTransport, folder: Folder, job: Job, lock: str, program: Callable[[Sequence[str], str], list[str]]
-    ) -> None:
+    def __init__(self, board: Board, folder: Folder, job: Job, lock: str, program: Callable[[Sequence[str], str], list[str]]) -> None:
         self.board, self.folder, self.job, self.lock, self.program = board, folder, job, lock, program
         self.log = b""
         self._found = False
@@ -185,7 +180,7 @@ class RemoteJob:
         """The files that the job left, the result at least; verified by their hashes."""
         files = self.fetch_what_is_there()
         if self.job.fetch[0] not in files:
-            raise StageFailed(self.board.name, f"the benchmark ended without writing {self.job.fetch[0]}", "read the log that was fetched")
+            raise StageFailed(self.board.name, f"the benchmark ended without writing {self.job.fetch[0]}", self._read_log())
         return files
 
     def fetch_what_is_there(self) -> dict[str, bytes]:
@@ -264,16 +259,18 @@ class RemoteJob:
         last = lines[-1].strip() if lines else "no output"
         if code in {"137", "-"} or (code.isdigit() and int(code) > 128):
             signal = f"signal {int(code) - 128}" if code.isdigit() else "without a status"
-            hint = "the board may be out of memory: close what else runs there, and read the log that was fetched"
+            hint = f"the board may be out of memory: close what else runs there; {self._read_log()}"
             raise StageFailed(self.board.name, f"{name} was killed on the board ({signal}{self._full()}); last line: {last}", hint)
         if code == LATE:
             what = f"{name} took longer than {self.job.limit_s:.0f} s on the board and was stopped; last line: {last}"
             raise StageFailed(self.board.name, what, "give it more time with --limit SECONDS")
         if code == "127" and not self.board.name.startswith("local"):
             raise ToolchainMissing(self.board.name, f"{name} cannot be started on the board: {last}", "install what it names there")
-        raise StageFailed(
-            self.board.name, f"{name} failed on the board (status {code}{self._full()}): {last}", "read the log that was fetched"
-        )
+        raise StageFailed(self.board.name, f"{name} failed on the board (status {code}{self._full()}): {last}", self._read_log())
+
+    def _read_log(self) -> str:
+        """The next step after a failure. A log without a word is not kept."""
+        return f"read {self.job.log}" if self.log else "nothing was logged: leave the bundle there with --keep and run it there by hand"
 
     def _full(self) -> str:
         """A word about the disk when it is the likely reason."""

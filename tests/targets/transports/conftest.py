@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from targets.transports import open_transport
-from targets.transports.common import line, remote, shell
+from targets.transports.common import board, line, remote
 from targets.transports.common.base import Fetched, Identity, Job, bundle_files, manifest_sha256
 from tests.boards.bundle_example import NAME, small_bundle
 from tests.targets.transports.plain_sshd import PlainSshd, plain_sshd
@@ -29,7 +29,7 @@ print("result.json written")
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(shell, "RETRY_WAITS", (0.05, 0.05, 0.05))
+    monkeypatch.setattr(board, "RETRY_WAITS", (0.05, 0.05, 0.05))
     monkeypatch.setattr(line, "ASK_S", 0.2)
     monkeypatch.setattr(remote, "POLL_S", (0.1, 0.3))
 

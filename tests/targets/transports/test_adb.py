@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import StageFailed, ToolchainMissing, UsageError
-from targets.transports import open_transport
+from targets.transports import around, open_transport
 from targets.transports.common.base import Identity, Job
 from tests.boards.bundle_example import small_bundle
 from tests.targets.transports.adbd import Device
@@ -60,6 +60,16 @@ def test_a_bundle_goes_there_and_its_result_comes_back(device: Device, job: Job)
     assert "persist.x" not in seen[0]
     assert any(line.startswith("  PASS quick") for line in bench.told)
     assert list(device.tmp.iterdir()) == []
+
+
+def test_a_connected_device_is_found_and_says_what_it_is(device: Device, monkeypatch: pytest.MonkeyPatch):
+    assert f"adb:{device.serial}" not in around()
+    subprocess.run(["adb", "connect", device.serial], check=True, capture_output=True)
+    assert f"adb:{device.serial}" in around()
+    assert open_transport(f"adb:{device.serial}", print).look()["model"] == "Toy Phone"
+    assert list(device.tmp.iterdir()) == []
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", "1")
+    assert around() == ["local"], "where no server runs none is started"
 
 
 def test_hostile_names_arrive_as_they_are(device: Device, tmp_path: Path):

@@ -156,6 +156,14 @@ def test_no_tracker(tvm_bundle: Path, monkeypatch: pytest.MonkeyPatch):
         Bench(f"rpc://127.0.0.1:{free_port()}/xavier")(make_job(tvm_bundle))
 
 
+def test_a_board_of_the_farm_is_known_without_a_session(farm: str):
+    assert open_transport(f"rpc://{farm}/xavier", print).look() == {"tracker_key": "xavier"}
+    with pytest.raises(ToolchainMissing, match="no board 'nano' has announced itself; there are: xavier"):
+        open_transport(f"rpc://{farm}/nano", print).look()
+    with pytest.raises(ToolchainMissing, match="no tracker answers there"):
+        open_transport(f"rpc://127.0.0.1:{free_port()}/nano", print).look()
+
+
 def test_a_wrong_output_is_refused(farm: str, tvm_bundle: Path, tmp_path: Path):
     job = make_job(tvm_bundle)
     expected = tmp_path / "wrong.npy"
