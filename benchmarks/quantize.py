@@ -33,7 +33,8 @@ from models.arch import build
 from models.spec import size_multiple
 from pipeline.contract import Artifact, Kind, Pair, PairSource, StageContext
 from pipeline.target import TargetView, load_target
-from quantize.candidates import Contest
+from quantize.candidates import compete
+from quantize.contest import Contest
 from quantize.folder import write_folder
 from quantize.judged import Judged, Paired, paired, psnr_per_image
 from quantize.stage import STAGE
@@ -167,7 +168,7 @@ def main() -> int:
     workdir.mkdir(parents=True, exist_ok=True)
     contest = contest_of(options, workdir)
     begin = time.monotonic()
-    found = contest.candidates()
+    found = compete(contest)
     seconds = time.monotonic() - begin
     test = contest.ctx.data["test"]
     values = table(contest, found, [test[i] for i in range(len(test))])

@@ -5,6 +5,10 @@ that makes the squared rounding error least. ``median``: the median over the pic
 that drives the network to a hundred times its usual magnitudes (trained students do that on some) spoils the scales of all others by
 the first two, and not by this. ``minmax``: the largest magnitude, which a single outlier decides; what common tools do, kept as a
 comparison.
+
+Whichever it is, two tensors get steps of exactly one grey level: the network's input where it is unsigned, so that nothing of an 8-bit
+image is rounded, and what corrects the picture (the tensor that is added to the input at the end) where 127 grey levels suffice, since
+the output is rounded to them anyway.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from pipeline.contract import Pair
 from pipeline.errors import StageFailed
 from quantize.fake import ActivationQuantizer
 from quantize.insert import quantizers, set_all_float, set_float
-from quantize.scheme import ACTIVATIONS
+from quantize.scheme import ACTIVATIONS, GREY_LEVEL
 
 Method = Literal["percentile", "mse", "median", "minmax"]
 Histograms = dict[str, "Histogram"]
@@ -117,7 +121,9 @@ def set_scales(network: nn.Module, histograms: Histograms, method: Method) -> No
     for quantizer in quantizers(network).values():
         if quantizer.leader is quantizer:
             steps = quantizer.range.high
-            quantizer.set_scale(histograms[quantizer.name].top(method, steps) / steps)
+            scale = histograms[quantizer.name].top(method, steps) / steps
+            in_grey_levels = (quantizer.is_picture and quantizer.unsigned) or (quantizer.corrects_picture and scale <= GREY_LEVEL)
+            quantizer.set_scale(GREY_LEVEL if in_grey_levels else scale, learnable=not in_grey_levels)
 
 
 def calibration_images(pairs: Iterable[Pair], multiple: int) -> Iterator[Tensor]:

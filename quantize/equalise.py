@@ -1,95 +1,64 @@
 """Two corrections of a calibrated network that need no training: equal channel ranges, and biases without the mean rounding error.
 
 Both after Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019. Weights have a scale per
-output channel here, so what unequal channels cost lies in the activation between two convolutions, which has one scale for all: the
-ranges that are balanced are those of its channels on the calibration set (as in SmoothQuant, Xiao et al., ICML 2023).
+output channel here, so what unequal channels cost lies in the activations, which have one scale for all of theirs: the ranges that are
+balanced are those of the channels on the calibration set (as in SmoothQuant, Xiao et al., ICML 2023). Beyond both, a channel is scaled
+wherever it occurs, along a whole residual stream and its skips (``quantize.spaces``), not between two convolutions alone.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.spec import size_multiple
-from quantize.insert import QuantConv, convolutions, set_all_float, set_float
-from quantize.trace import Call, Role, Trace, trace
+from pipeline.errors import StageFailed
+from quantize.insert import QuantConv, convolutions, quantizers, set_all_float, set_float
+from quantize.spaces import Convolution, is_depthwise, spaces
 
-Convolution = nn.Conv2d | nn.ConvTranspose2d
-HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
-"""f(s x) = s f(x) for s > 0, channel by channel; hard-swish and ReLU6 are not."""
 LARGEST_FACTOR = 64.0
 """A nearly dead channel is not blown up further than this."""
-_PROBE = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """Convolution -> homogeneous activation -> convolution, with no other reader in between: names of the three modules."""
-
-    first: str
-    activation: str
-    second: str
-
-
-def links(network: nn.Module) -> list[Link]:
-    """Where equalisation is exact, in the order of computation; ``network`` has its batch normalisation folded."""
-    multiple = size_multiple(network)
-    side = max(1, _PROBE // multiple) * multiple
-    seen = trace(network, torch.zeros(1, 3, side, side))
-    found = (_link(call, seen) for call in seen.calls)
-    return [link for link in found if link is not None]
-
-
-def _link(act: Call, seen: Trace) -> Link | None:
-    if act.role is not Role.ACTIVATION or type(act.module) not in HOMOGENEOUS or act.inputs[0] in seen.pooled:
-        return None
-    first, readers = seen.producer.get(act.inputs[0]), seen.consumers[act.output]
-    if first is None or len(seen.consumers[act.inputs[0]]) != 1 or len(readers) != 1:
-        return None
-    second = readers[0]
-    if not _dense_or_depthwise(second) or not isinstance(first.module, Convolution) or not _outputs_plain(first.module):
-        return None
-    return Link(first.name, act.name, second.name)
-
-
-def _dense_or_depthwise(call: Call) -> bool:
-    conv = call.module
-    return isinstance(conv, Convolution) and (conv.groups == 1 or _is_depthwise(conv))
-
-
-def _is_depthwise(conv: Convolution) -> bool:
-    return conv.groups == conv.in_channels == conv.out_channels
-
-
-def _outputs_plain(conv: Convolution) -> bool:
-    return conv.groups == 1 or isinstance(conv, nn.Conv2d)
+_SMALLEST = 1e-12
+_TOLERANCE = 1e-3
+"""What float rounding may move the network's output by."""
 
 
 def equalise(folded: nn.Module, images: Sequence[Tensor]) -> nn.Module:
-    """A copy that computes the same to float rounding, with the channels between linked convolutions of similar range.
+    """A copy that computes the same to float rounding, with the channels of every space of similar range.
 
-    A channel of range r that the next convolution reads with weights of at most w is divided by sqrt(r / w), as in Nagel et al.;
-    before a depthwise convolution by r itself, because there its weights have a scale of their own and cost nothing.
+    A channel of range r, relative to the largest of its tensor, that dense convolutions read with relative weights of at most w is
+    divided by sqrt(r / w), as in Nagel et al.; where only depthwise convolutions read it by r itself, because there its weights have a
+    scale of their own and cost nothing. The largest r and w over the tensors and readers of the space count.
 
     Args:
         folded: float, batch normalisation folded.
-        images: float32 [1, 3, H, W] in [0, 1].
+        images: float32 [1, 3, H, W] in [0, 1], at least one.
+
+    Raises:
+        StageFailed: the copy computes something else, because the network computes outside of its modules.
     """
     out = copy.deepcopy(folded)
-    found = links(out)
-    ranges = _channel_ranges(out, [link.activation for link in found], images)
-    for link in found:
-        first, second = out.get_submodule(link.first), out.get_submodule(link.second)
-        if isinstance(first, Convolution) and isinstance(second, Convolution):
-            _rescale(first, second, _factors(ranges[link.activation], second))
+    found = spaces(out)
+    ranges = _channel_ranges(out, {name for space in found for name in space.tensors}, images)
+    for space in found:
+        writers, readers = ([out.get_submodule(name) for name in names] for names in (space.writers, space.readers))
+        _rescale(writers, readers, _factors([ranges[name] for name in space.tensors], readers))
+    _prove_equal(out, folded, images[0])
     return out
 
 
+@torch.no_grad()
+def _prove_equal(equal: nn.Module, folded: nn.Module, image: Tensor) -> None:
+    change = float((equal(image) - folded(image)).abs().max())
+    if not change <= _TOLERANCE:
+        what = f"equal channel ranges change what {type(folded).__name__} computes by {change:.3g}: it computes outside of its modules"
+        raise StageFailed("quantize", what, "make every operation of the network a module, or set equalise: false")
+
+
+@torch.no_grad()
 def _channel_ranges(network: nn.Module, names: Iterable[str], images: Sequence[Tensor]) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
 
@@ -101,38 +70,54 @@ def _channel_ranges(network: nn.Module, names: Iterable[str], images: Sequence[T
 
     handles = [network.get_submodule(name).register_forward_hook(watch(name)) for name in names]
     try:
-        with torch.no_grad():
-            for image in images:
-                network(image)
+        for image in images:
+            network(image)
     finally:
         for handle in handles:
             handle.remove()
     return sums
 
 
-def _factors(ranges: Tensor, second: Convolution) -> Tensor:
+def _factors(ranges: Sequence[Tensor], readers: Sequence[nn.Module]) -> Tensor:
     """float32 [C]: what the channels are divided by; 1 in the geometric mean, and for channels that say nothing."""
-    if _is_depthwise(second):
-        raw = ranges.clone()
-    else:
-        axis = 0 if isinstance(second, nn.ConvTranspose2d) else 1
-        other = [d for d in range(second.weight.ndim) if d != axis]
-        raw = (ranges / second.weight.detach().abs().amax(other).clamp_min(1e-12)).sqrt()
-    dead = (ranges <= 0) | ~torch.isfinite(raw) | (raw <= 0)
+    largest = _largest_share(ranges)
+    weights = [_input_weights(conv) for conv in readers if isinstance(conv, Convolution) and not is_depthwise(conv)]
+    raw = (largest / _largest_share(weights).clamp_min(_SMALLEST)).sqrt() if weights else largest
+    dead = (largest <= _SMALLEST) | ~torch.isfinite(raw) | (raw <= 0)
     if bool(dead.all()):
         return torch.ones_like(raw)
     mean = raw[~dead].log().mean().exp()
     return torch.where(dead, torch.ones_like(raw), raw / mean).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
 
 
+def _largest_share(values: Sequence[Tensor]) -> Tensor:
+    """float32 [C]: of several [C], each over its own largest entry, the largest."""
+    return torch.stack([v / v.max().clamp_min(_SMALLEST) for v in values]).amax(0)
+
+
+def _input_weights(conv: Convolution) -> Tensor:
+    axis = _input_axis(conv)
+    return conv.weight.detach().abs().amax([d for d in range(conv.weight.ndim) if d != axis])
+
+
+def _input_axis(conv: Convolution) -> int:
+    return 0 if is_depthwise(conv) or isinstance(conv, nn.ConvTranspose2d) else 1
+
+
+def _output_axis(conv: Convolution) -> int:
+    return 0 if is_depthwise(conv) or isinstance(conv, nn.Conv2d) else 1
+
+
 @torch.no_grad()
-def _rescale(first: Convolution, second: Convolution, factors: Tensor) -> None:
-    out_axis = 1 if isinstance(first, nn.ConvTranspose2d) else 0
-    first.weight.div_(_along(factors, out_axis))
-    if first.bias is not None:
-        first.bias.div_(factors)
-    in_axis = 0 if _is_depthwise(second) or isinstance(second, nn.ConvTranspose2d) else 1
-    second.weight.mul_(_along(factors, in_axis))
+def _rescale(writers: Sequence[nn.Module], readers: Sequence[nn.Module], factors: Tensor) -> None:
+    for conv in writers:
+        if isinstance(conv, Convolution):
+            conv.weight.div_(_along(factors, _output_axis(conv)))
+            if conv.bias is not None:
+                conv.bias.div_(factors)
+    for conv in readers:
+        if isinstance(conv, Convolution):
+            conv.weight.mul_(_along(factors, _input_axis(conv)))
 
 
 def _along(factors: Tensor, axis: int) -> Tensor:
@@ -150,7 +135,7 @@ def correct_biases(network: nn.Module, images: Sequence[Tensor]) -> None:
         network: prepared and calibrated; tensors that are float stay so.
         images: float32 [1, 3, H, W] in [0, 1].
     """
-    left_float = [q.source[0].name for q in convolutions(network).values() if not q.source[0].enabled]
+    left_float = [name for name, q in quantizers(network).items() if not q.enabled]
     active = {name: conv for name, conv in convolutions(network).items() if conv.quantized}
     errors: dict[str, Tensor] = {}
 

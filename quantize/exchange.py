@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,12 +16,10 @@ from torch import Tensor, nn
 
 from models.spec import size_multiple
 from quantize.calibrate import calibration_images
+from quantize.contest import Contest
 from quantize.costs import Costs, estimated, measured
 from quantize.insert import quantizers, set_all_float, set_float
-
-if TYPE_CHECKING:
-    from quantize.candidates import Contest
-    from quantize.judged import Judged
+from quantize.judged import Judged
 
 CROPS, SIDE, STRIDE = 4, 192, 64
 CHEAPEST_MS = 1e-6  # what costs nothing is exchanged at a finite rate
@@ -141,6 +138,6 @@ def _worst_place(network: nn.Module, lq: Tensor, gt: Tensor) -> tuple[int, int, 
 
 @torch.no_grad()
 def _psnrs(network: nn.Module, crops: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.float64]:
-    errors = [float((network(lq).clamp(0, 1) - gt).square().mean()) for lq, gt in crops]
+    errors = [float(((network(lq).clamp(0, 1) * 255).round() / 255 - gt).square().mean()) for lq, gt in crops]
     db: NDArray[np.float64] = -10 * np.log10(np.maximum(np.asarray(errors), 1e-10))
     return db

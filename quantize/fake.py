@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantize.live import LiveBatchNorm
+from quantize.batchnorm import LiveBatchNorm
 from quantize.scheme import ACTIVATIONS, DEAD_CHANNEL, SMALLEST_SCALE, UNSIGNED, WEIGHTS, IntRange, PerChannel, PerTensor
 
 MARKER_DOMAIN = "fake_quant"
@@ -48,8 +48,10 @@ class ActivationQuantizer(nn.Module):
         leader: the quantizer whose scale this one shares, e.g. that of an up-sampling's input.
         exact: the values come unchanged from tensors on the leader's grid, so that rounding them again would change nothing.
         unsigned: no tensor of this scale can be negative, and 255 steps are for what is above 0.
-        image: the tensors of this scale are the network's input, moved at most; where it is unsigned too, its step is that of 8-bit images
-            and neither calibrated nor learned: nothing is rounded then.
+
+    Set from outside: ``is_picture``, where the tensors of this scale are the network's input, moved at most; ``corrects_picture``, where
+    the tensor is what is added to that, a picture in grey levels, to make the output, which is rounded to grey levels in turn. A step of
+    one grey level makes int8 free for both; another one rounds twice.
     """
 
     granularity = PerTensor()
@@ -62,20 +64,20 @@ class ActivationQuantizer(nn.Module):
         leader: ActivationQuantizer | None = None,
         exact: bool = False,
         unsigned: bool = False,
-        image: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.order, self.non_negative, self.exact, self.unsigned = name, order, non_negative, exact, unsigned
-        self.pinned = image and unsigned
         self.operator = ""  # ONNX operator that makes the tensor in int8, where that is no convolution
         self._leader = (leader,)  # in a tuple: torch must not register it as a child a second time
+        self.reads: tuple[ActivationQuantizer, ...] = ()  # of the tensors that it is made of
+        self.is_picture = self.corrects_picture = False
         self._enabled, self._rounds = True, True
         self._zero_point: Tensor
         self.register_buffer("_zero_point", torch.zeros(1), persistent=False)
         if leader is None:
             self.start: Tensor
             self.register_buffer("start", torch.ones(1))
-            self.log_step = nn.Parameter(torch.zeros(1), requires_grad=not self.pinned)
+            self.log_step = nn.Parameter(torch.zeros(1))
 
     @property
     def leader(self) -> ActivationQuantizer:
@@ -119,11 +121,12 @@ class ActivationQuantizer(nn.Module):
         smaller: Tensor = owner.start * torch.exp(STEP_GAIN * owner.log_step.clamp_max(0))
         return smaller
 
-    def set_scale(self, scale: float) -> None:
-        """Start from this scale, or where it is pinned, from its own; what was learned so far is forgotten."""
+    def set_scale(self, scale: float, learnable: bool = True) -> None:
+        """Start from this scale, and stay there unless it is learnable; what was learned so far is forgotten."""
         owner = self.leader
+        owner.log_step.requires_grad_(learnable)
         with torch.no_grad():
-            owner.start.fill_(1 / UNSIGNED.high if owner.pinned else max(scale, SMALLEST_SCALE))
+            owner.start.fill_(max(scale, SMALLEST_SCALE))
             owner.log_step.zero_()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -41,8 +41,7 @@ def write_folder(
     if quantized is not None and parameters is not None:
         emit(quantized, parameters, path, opset)
         write_scales(path, parameters.to_json())
-        partial = bool(parameters.float_tensors)
-        operators = {} if partial else int8_operators(quantized)
+        operators, partial = int8_operators(quantized), bool(parameters.float_tensors)
         lint(path / "qdq_s8.onnx", opset, convs=len(parameters.weights), partial=partial, operators=operators, unsigned=parameters.unsigned)
     write_facts(path, _facts(folded, arch, opset, parameters))
     return ModelFolder(path)

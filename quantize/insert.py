@@ -72,11 +72,8 @@ def convolutions(network: nn.Module) -> dict[str, QuantConv]:
 
 
 def int8_operators(network: nn.Module) -> Counter[str]:
-    """How many sums, concatenations and interpolations of a prepared network read and write int8, by ONNX operator.
-
-    Counted while no tensor has been put back to float.
-    """
-    return Counter(q.operator for q in quantizers(network).values() if q.operator)
+    """How many sums, concatenations and interpolations of a prepared network read and write int8, by ONNX operator."""
+    return Counter(q.operator for q in quantizers(network).values() if q.operator and q.enabled and all(r.enabled for r in q.reads))
 
 
 def set_float(network: nn.Module, names: Iterable[str]) -> None:
@@ -141,9 +138,11 @@ def _make_quantizers(seen: Trace, tensors: set[int], unsigned: bool) -> dict[int
             )
         leader = None if leaders[number] == number else made[leaders[number]]
         name = call.name if call else _INPUT_NAME
-        exact = _is_exact(call, tensors)
-        shared = {"unsigned": leaders[number] not in signed, "image": leaders[number] not in computed}
-        made[number] = ActivationQuantizer(name, number, number in seen.non_negative, leader, exact=exact, **shared)
+        exact, unsigned_too = _is_exact(call, tensors), leaders[number] not in signed
+        made[number] = ActivationQuantizer(name, number, number in seen.non_negative, leader, exact=exact, unsigned=unsigned_too)
+        made[number].is_picture = leaders[number] not in computed
+    for number in _corrections(seen) & tensors:
+        made[number].leader.corrects_picture = True
     return made
 
 
@@ -153,6 +152,18 @@ def _images(seen: Trace) -> set[int]:
     for call in seen.calls:
         if call.role is Role.MOVE and all(i in found for i in call.inputs):
             found.add(call.output)
+    return found
+
+
+def _corrections(seen: Trace) -> set[int]:
+    """What is added to the network's input to make its output, also before values only move."""
+    found = set()
+    for call in seen.calls:
+        if call.role is Role.ADD and INPUT in call.inputs and not seen.consumers[call.output]:
+            number = next((n for n in call.inputs if n != INPUT), INPUT)
+            while (maker := seen.producer.get(number)) is not None and maker.role is Role.MOVE:
+                number = maker.inputs[0]
+            found.add(number)
     return found
 
 
@@ -192,6 +203,7 @@ def _attach(network: nn.Module, seen: Trace, made: dict[int, ActivationQuantizer
                 module.register_forward_pre_hook(_quantize_input)
         if call.output in made:
             made[call.output].operator = _OPERATORS.get(call.role, "") if _is_operator(call, seen) else ""
+            made[call.output].reads = tuple(made[i] for i in call.inputs if i in made)
             module.add_module("quantizer", made[call.output])
             module.register_forward_hook(_quantize_output)
 

@@ -11,7 +11,8 @@ from eval.quality import QualityResult
 from pipeline.contract import Candidate, Kind, Measurement, Output, Pair, StageContext, StageResult
 from quantize import words
 from quantize.artifact import ModelFolder
-from quantize.candidates import Contest
+from quantize.candidates import compete
+from quantize.contest import Contest
 from quantize.exchange import exchange_table
 from quantize.folder import write_folder
 from quantize.judged import Judged, split_measurements
@@ -29,7 +30,7 @@ def quantize(ctx: StageContext) -> StageResult:
         ToolchainMissing: ONNX Runtime is not installed.
     """
     contest = Contest(ctx)
-    found = contest.candidates()
+    found = compete(contest)
     chosen = contest.choose(found)
     folder = _write(ctx, contest, chosen)
     by_measurement = ctx.target.is_host and ctx.config.mixed and not contest.fits(chosen)

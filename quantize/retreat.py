@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from quantize.contest import Contest
 from quantize.exchange import CHEAPEST_MS, Row, Table
 from quantize.insert import convolutions, set_float
+from quantize.judged import Judged
 from quantize.knapsack import cheapest_cover
-
-if TYPE_CHECKING:
-    from quantize.candidates import Contest
-    from quantize.judged import Judged
 
 MIXED = "int8-mixed"
 

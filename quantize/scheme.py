@@ -37,6 +37,9 @@ UNSIGNED = IntRange(0, 255)
 WEIGHTS = IntRange(-127, 127)
 """Range of weights: symmetric to the last integer, as TensorRT's weights are."""
 
+GREY_LEVEL = 1 / 255
+"""What pictures come and go in. A correction in whole grey levels, added to a picture, is what rounding the sum would have made of it."""
+
 SMALLEST_SCALE = 1e-8
 """Floor of every scale: a tensor of zeros still has one."""
 

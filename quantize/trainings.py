@@ -8,20 +8,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from models import checkpoint
 from pipeline.errors import UsageError
+from quantize.contest import Contest
 from quantize.guide import train_with_guide
 from quantize.insert import quantizers, set_float, set_rounding
 from quantize.live import enliven, settle
-from quantize.stage import Qat
+from quantize.settings import Qat
 from train.recover import recover as recover_with
-
-if TYPE_CHECKING:
-    from quantize.candidates import Contest
 
 QAT, CLAMP, CONTROL = "qat", "clamp-ptq", "float-control"
 _SEED_STRIDE = 1_000_003
@@ -70,7 +67,8 @@ def train_all(contest: Contest, start: nn.Module, plain_start: nn.Module) -> Ite
     Args:
         contest: the stage's input and settings.
         start: prepared network with the best calibrated scales, from which qat and clamp-ptq go on.
-        plain_start: the same without equalisation, which live batch normalisation needs.
+        plain_start: the same without equalisation, which has channels of its own: live batch normalisation, and a loss that compares
+            them with those of another network, need the input's.
     """
     plan = planned(contest)
     settings = settings_of(contest, len(plan)) if plan else contest.config.recover
@@ -79,7 +77,7 @@ def train_all(contest: Contest, start: nn.Module, plain_start: nn.Module) -> Ite
             network = copy.deepcopy(contest.folded)
         else:
             live = contest.config.batchnorm == "live" and training.contender == QAT
-            network = copy.deepcopy(plain_start if live else start)
+            network = copy.deepcopy(plain_start if live or settings.loss_weights.of_features() else start)
             if live and not enliven(network, contest.source.module, _MOMENTUM):
                 contest.ctx.progress.log("quantize: the network has no batch normalisation left to keep alive")
             set_rounding(network, training.contender == QAT)
@@ -110,5 +108,5 @@ def _train(contest: Contest, network: nn.Module, training: Planned, settings: Qa
     if teacher is None or contest.config.guide == "input":
         train_with_guide(network, contest.folded, *arguments, label=label, lr_scale=rates)
     else:
-        answers = ctx.workdir / "teacher-cache"  # one for all trainings
+        answers = ctx.keep("teacher-cache")  # one for all trainings
         recover_with(network, checkpoint.load(teacher.path).module, *arguments, label=label, lr_scale=rates, cache_folder=answers)

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantize.candidates import FLOAT
+from quantize.contest import FLOAT, Contest
+from quantize.exchange import Table
+from quantize.judged import Judged
 from quantize.trainings import CONTROL
 
 if TYPE_CHECKING:
     from eval.quality import QualityResult
     from pipeline.contract import Candidate, StageContext
-    from quantize.candidates import Contest
-    from quantize.exchange import Table
-    from quantize.judged import Judged
 
 _ROWS = 3
 

@@ -5,8 +5,8 @@ import torch
 from models.fold import fold_batchnorm
 from pipeline.errors import StageFailed
 from quantize.calibrate import BINS, Histogram, calibration_images, observe, set_scales
-from quantize.insert import prepare, quantizers
-from tests.quantize.toys import SMALL, pairs, photos, quantized, student
+from quantize.insert import prepare, quantizers, set_float
+from tests.quantize.toys import PATTERNS, SMALL, pairs, photos, quantized, student
 
 
 def histogram(values):
@@ -63,6 +63,48 @@ def test_the_two_methods_differ_and_both_leave_every_tensor_rounded():
         scales[method] = [q.scale.item() for q in quantizers(network).values()]
         assert all(q.enabled for q in quantizers(network).values())
     assert scales["percentile"] != scales["mse"]
+
+
+def corrections(network):
+    return [q.name for q in quantizers(network).values() if q.corrects_picture]
+
+
+@pytest.mark.parametrize("config", PATTERNS.values(), ids=PATTERNS)
+def test_what_corrects_the_picture_is_the_head_alone(config):
+    assert corrections(prepare(fold_batchnorm(student(**config)))) == ["head"]
+
+
+def test_without_a_global_sum_nothing_corrects_the_picture():
+    chain = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 3, 1))
+    chain.size_multiple = 1
+    assert corrections(prepare(chain)) == []
+
+
+@pytest.mark.parametrize("method", ["percentile", "mse", "median", "minmax"])
+def test_a_correction_in_whole_grey_levels_changes_no_pixel(method):
+    images = photos()
+    folded, ready = quantized(student(), images, method)
+    head = quantizers(ready)["head"]
+    assert head.scale.item() == np.float32(1 / 255)
+    assert not head.log_step.requires_grad
+    set_float(ready, [n for n, q in quantizers(ready).items() if q.leader is q and n != "head"])
+    with torch.no_grad():
+        for x in images:
+            as_pixels = [(net(x).clamp(0, 1) * 255).round() for net in (folded, ready)]
+            assert torch.equal(*as_pixels)
+            head.set_scale(1.5 / 255)
+            assert not torch.equal(as_pixels[0], (ready(x).clamp(0, 1) * 255).round())
+            head.set_scale(1 / 255)
+
+
+def test_a_correction_that_127_grey_levels_cannot_say_has_steps_of_its_own():
+    network = student()
+    with torch.no_grad():
+        network.head.weight *= 1e3
+    _, ready = quantized(network)
+    head = quantizers(ready)["head"]
+    assert head.scale.item() > 1 / 255
+    assert head.log_step.requires_grad
 
 
 def test_progress_counts_both_passes():

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from models.fold import fold_batchnorm
+from quantize.calibrate import observe, set_scales
 from quantize.fake import ActivationQuantizer, quantized_conv
-from quantize.insert import convolutions, quantizers, set_all_float, set_float
+from quantize.insert import convolutions, prepare, quantizers, set_all_float, set_float
 from tests.quantize.toys import photos, quantized, student
 
 
@@ -15,9 +17,10 @@ def quantizer(scale=0.1, **options):
     return out
 
 
-def test_an_8_bit_image_is_not_rounded():
-    quantizer = ActivationQuantizer("lq", 0, non_negative=True, unsigned=True, image=True)
-    quantizer.set_scale(0.9 / 255)
+def test_an_8_bit_image_is_not_rounded_where_it_is_unsigned():
+    network = prepare(fold_batchnorm(student()), unsigned=True)
+    set_scales(network, observe(network, photos(1)), "percentile")
+    quantizer = next(q for q in quantizers(network).values() if q.is_picture)
     image = torch.arange(256).float() / 255
     assert (quantizer.rounded(image) - image).abs().max() < 1e-7
     assert [p for p in quantizer.parameters() if p.requires_grad] == [], "nor is its step learned"
@@ -43,6 +46,19 @@ def test_rounding_is_the_same_with_and_without_gradients():
         fast = q(x)
     assert (fast - q(x)).abs().max() <= 0.0372  # a tie may fall to either side
     assert (fast != q(x)).float().mean() < 1e-3
+
+
+def test_a_scale_that_is_not_learnable_has_no_gradient():
+    x = torch.randn(1, 3, 8, 8, requires_grad=True)
+    fixed, free = quantizer(), quantizer()
+    fixed.set_scale(0.1, learnable=False)
+    (fixed(x) * x).sum().backward()
+    (free(x) * x).sum().backward()
+    assert fixed.log_step.grad is None
+    assert free.log_step.grad.abs() > 0
+    assert torch.isfinite(x.grad).all()
+    fixed.set_scale(0.2)
+    assert fixed.log_step.requires_grad
 
 
 def test_a_follower_rounds_with_its_leaders_scale_and_is_switched_with_it():

@@ -82,7 +82,7 @@ def test_unsigned_are_the_groups_that_cannot_be_negative():
         assert quantizer.unsigned == all(q.non_negative for q in group)
         assert quantizer.range == (UNSIGNED if quantizer.unsigned else ACTIVATIONS)
     assert network["unshuffle"].unsigned and not network["decoder.0.join"].unsigned
-    assert [name for name, q in network.items() if q.pinned] == ["unshuffle"]
+    assert [name for name, q in network.items() if q.is_picture] == ["unshuffle"]
     assert not any(q.unsigned for q in quantizers(prepare(folded)).values())
 
 

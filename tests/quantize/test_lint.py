@@ -11,9 +11,11 @@ from torch import nn
 from models.export import export_onnx
 from models.student.blocks import Add, Concat, SqueezeExcite
 from pipeline.errors import StageFailed
+from quantize.emit import export_marked, flavoured
 from quantize.folder import write_folder
-from quantize.insert import int8_operators
+from quantize.insert import int8_operators, set_float
 from quantize.lint import QdqGraph, _count_faults, lint
+from quantize.scales import collect
 from tests.quantize.toys import SMALL, quantized, student
 
 
@@ -142,6 +144,20 @@ def test_deconvolutions_have_a_scale_per_output_channel(tmp_path):
     assert graph.quantized_operators()["ConvTranspose"] == len(found) == len(wanted) > 0
     for conv, module in zip(found, wanted, strict=True):
         assert graph.scale(graph.dequantizer(conv.input[1])).shape == (module.out_channels,)
+
+
+@pytest.mark.parametrize("skip", ["add", "concat"])
+def test_with_any_one_tensor_in_float_the_others_operators_are_still_counted(tmp_path, skip):
+    _, ready, graph = written(tmp_path, skip=skip)
+    marked, parameters, whole = export_marked(ready, 17), collect(ready), int8_operators(ready)
+    fewer = 0
+    for name in [n for n, a in parameters.activations.items() if a.shares == n]:
+        onnx.save(flavoured(marked, parameters.without(name), "s8"), tmp_path / "without.onnx")
+        set_float(ready, [name])
+        want, found = int8_operators(ready), QdqGraph(tmp_path / "without.onnx").quantized_operators()
+        assert {op: found[op] for op in whole} == {op: want[op] for op in whole}, name
+        fewer += want != whole
+    assert fewer >= 3
 
 
 @pytest.mark.parametrize(("op", "name"), [("Add", "encoder.0.0.add"), ("Resize", "decoder.0.up.resize"), ("Concat", "decoder.0.join")])

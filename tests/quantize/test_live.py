@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from models.fold import fold_batchnorm
+from quantize.batchnorm import LiveBatchNorm
 from quantize.insert import convolutions, set_all_float
-from quantize.live import LiveBatchNorm, enliven, settle
+from quantize.live import enliven, settle
 from tests.quantize.toys import SMALL, db, photos, quantized, student
 
 

@@ -15,7 +15,8 @@ from pipeline.contract import Evidence, Kind
 from pipeline.errors import StageFailed, UsageError
 from quantize.artifact import ModelFolder
 from quantize.insert import quantizers
-from quantize.stage import STAGE, Qat
+from quantize.settings import Qat
+from quantize.stage import STAGE
 from tests.quantize.toys import SMALL, Echo, checkpoint_of, context, db, pairs, photos, quantized, student, teacher
 from tests.train.toys import Words
 from train.recover import recover

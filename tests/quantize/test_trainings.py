@@ -7,10 +7,12 @@ import torch
 from models.fold import fold_batchnorm
 from pipeline.errors import UsageError
 from quantize.calibrate import observe, set_scales
-from quantize.candidates import Contest
+from quantize.contest import Contest
+from quantize.equalise import equalise
 from quantize.guide import GuideLoss
 from quantize.insert import convolutions, prepare, quantizers, set_rounding
-from quantize.stage import STAGE, Qat
+from quantize.settings import Qat
+from quantize.stage import STAGE
 from quantize.trainings import planned, settings_of, train_all
 from tests.quantize.toys import SMALL, checkpoint_of, context, db, photos, quantized, student
 
@@ -67,6 +69,28 @@ def test_live_batch_normalisation_is_folded_again_after_training(tmp_path):
     x = photos(1)[0]
     with torch.no_grad():
         assert db(network(x), ready(x)) > 25  # three small steps away
+
+
+def test_steps_of_a_grey_level_are_left_as_they_are(tmp_path):
+    judge = contest(tmp_path, contenders=["ptq", "qat", "clamp-ptq"])
+    ready = start(judge)
+    for training, network in train_all(judge, ready, ready):
+        found = quantizers(network)
+        assert found["head"].scale.item() == np.float32(1 / 255)
+        if training.contender == "qat":
+            assert found["stem.act"].log_step.item() != 0
+
+
+@pytest.mark.parametrize(("feature", "kept"), [(0, False), (1, True)])
+def test_where_features_are_compared_training_starts_from_the_inputs_own_channels(tmp_path, feature, kept):
+    recover = {"train": {**TRAIN, "steps": 1, "lr": 1e-5}, "loss_weights": {"feature": feature}}
+    judge = contest(tmp_path, contenders=["ptq", "qat"], guide="input", recover=recover)
+    plain = start(judge)
+    equal = prepare(equalise(judge.folded, judge.images))
+    set_scales(equal, observe(equal, judge.images), "percentile")
+    (_, network), *_ = train_all(judge, equal, plain)
+    assert torch.allclose(network.stem.conv.weight, (plain if kept else equal).stem.conv.weight, atol=1e-4)
+    assert not torch.allclose(plain.stem.conv.weight, equal.stem.conv.weight, atol=1e-3)
 
 
 def test_clamping_cuts_and_does_not_round():

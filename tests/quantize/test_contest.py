@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from quantize.candidates import Contest
+from quantize.contest import Contest
 from quantize.judged import Judged, paired
 from quantize.stage import STAGE
 
