@@ -4,10 +4,10 @@
                                  [--pairs DIR] [--size 256] [--threads 1] [--seconds 3] [--operators] [--clock wall] [--json FILE]
 
 With --model what the quantize stage handed on (a run's ``stages/…-quantize/model``), its scales and trained weights as they are; with
---checkpoint that student, otherwise students of default size with random weights, one for each activation and seed, calibrated by mean
-squared error, no training. DIR holds ``blur/`` and ``sharp/``; without it, the embedded photographs. Every fifth pair calibrates (at
-most 8), the others are judged, by the middle of each. Every folder of compile/ is built in every precision; what is not installed, or is
-no precision of it, is listed with the reason. Rows:
+--checkpoint that student, otherwise students of default size with random weights, one for each activation and seed, equalised and
+calibrated by mean squared error, no training. DIR holds ``blur/`` and ``sharp/``; without it, the embedded photographs. Every fifth
+pair calibrates (at most 8, by its middle), the others are judged, whole: artifacts of fixed size restore them in tiles. Every folder of
+compile/ is built in every precision; what is not installed, or is no precision of it, is listed with the reason. Rows:
 
     p50, x       median in ms; how many times faster than ONNX Runtime fp32: the median of the ratios, taken turn by turn
     cv           1.4826 x median absolute deviation / median
@@ -58,11 +58,11 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 HEAD = f"{'':<24}{'p50':>8}{'x':>7}{'cv':>6}{'MB':>7}{'build s':>9}{'out dB':>8}{'mean':>8}{'worst':>8}  {'parity':<17}ran"
 
 
-class Crops:
-    """Middles of pairs; a ``pipeline.contract.PairSource`` without scenes."""
+class Pairs:
+    """Pairs as a ``pipeline.contract.PairSource`` without scenes."""
 
-    def __init__(self, pairs: Sequence[Pair], side: int) -> None:
-        self._pairs = [Pair(tile_of(p.lq, side, side), tile_of(p.gt, side, side), p.name, p.scene) for p in pairs]
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._pairs = pairs
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -131,11 +131,13 @@ def quantized(folded: Any, batches: Sequence[Any], out: Path) -> ModelFolder:
     import torch
 
     from quantize.calibrate import observe, set_scales
+    from quantize.equalise import equalise
     from quantize.folder import write_folder
     from quantize.insert import prepare
 
-    ready = prepare(folded)
-    set_scales(ready, observe(ready, [torch.from_numpy(b) for b in batches]), "mse")
+    images = [torch.from_numpy(b) for b in batches]
+    ready = prepare(equalise(folded, images), unsigned=True)
+    set_scales(ready, observe(ready, images), "mse")
     return write_folder(out, folded, "student", 17, ready)
 
 
@@ -163,7 +165,7 @@ def built(plan: Plan, model: Path, host: Target, work: Path, size: int) -> tuple
 
 
 def measure(
-    folder: ModelFolder, calibration: Sequence[Any], source: Crops, options: argparse.Namespace, work: Path
+    folder: ModelFolder, calibration: Sequence[Any], source: Pairs, options: argparse.Namespace, work: Path
 ) -> list[dict[str, Any]]:
     """Build everything, time it in turn, judge it: a row for each."""
     work.mkdir()
@@ -261,8 +263,8 @@ def main() -> int:
     """Build, judge, time, print."""
     options = parsed()
     calibrate, judged = pairs(options.pairs)
-    source = Crops(judged, options.size)
-    calibration = [to_batch(p.lq) for p in Crops(calibrate, options.size)]
+    source = Pairs(judged)
+    calibration = [to_batch(tile_of(p.lq, options.size, options.size)) for p in calibrate]
     report = {}
     with tempfile.TemporaryDirectory() as tmp:
         for number, (name, folder) in enumerate(models(options, calibration, Path(tmp))):
