@@ -180,7 +180,7 @@ def measure(
     ours, today = ([a for a in some if a.built is not None] for some in (ours, today))
     base, null = (Plan(name, "fp32", threads=options.threads).name for name in ("onnxruntime", "null"))
     with Runtimes(work / "runtimes") as runtimes:
-        judge = Judge(folder, source, load_target("host"), options.size, options.seconds, runtimes)
+        judge = Judge(folder, source, load_target("host"), options.size, options.seconds, runtimes, source)
         times, failed = judge.times([a for a in (*ours, *today) if a.plan.name != null], options.clock)
         judge.seconds = 0.05  # in turn with the others, the harness would take hours to fill its time
         times |= judge.times([a for a in ours if a.plan.name == null], options.clock)[0]
@@ -215,8 +215,9 @@ def row(judge: Judge, attempt: Attempt, times: dict[str, LatencyResult], judged:
 
 
 def _figure(judged: Judged) -> str:
-    found = {m.name: m.value for m in judged.parity.measurements}
-    return f"{found['parity_task_psnr']:+.3f}" if "parity_task_psnr" in found else f"{found.get('parity_psnr', float('nan')):.1f}"
+    rows = judged.parity.measurements
+    task = [m.value for m in rows if m.name == "parity_task_psnr"]
+    return f"{max(task, key=abs):+.3f}" if task else f"{next((m.value for m in rows), float('nan')):.1f}"
 
 
 def _ran(facts: Any) -> str:

@@ -209,13 +209,13 @@ class Judge:
         if source != "float":
             said = {"split": split, "flavour": source, **_stand_in(opening)}
             row = parity_measurement([output_psnr(a, b) for a, b in zip(got, want, strict=True)], **said)
-            tasks = [at_tiles, self._task(opening, self._fake_quantized(source, (artifact.height, artifact.width)))]
+            tasks = [self._task(opening, self._fake_quantized(source, (artifact.height, artifact.width))), at_tiles]
             found = integer_parity(self._differences(attempt), tasks, row, **_stand_in(opening))
             return by_stand_in(found, device) if opening.stands_in else found
         found = float_parity(got, want, facts["precision"], split, threads=threads)
         if facts["precision"] != "bf16":
             return found
-        return with_task_parity(found, [at_tiles, self._task(opening, self.float_quality())], "float network")
+        return with_task_parity(found, [self._task(opening, self.float_quality()), at_tiles], "float network")
 
     def _task(self, opening: Opening, reference: QualityResult) -> Task:
         return Task(self.quality(opening).psnr, reference.psnr, "calibrate", "image")

@@ -168,7 +168,7 @@ def integer_parity(differences: Sequence[str], tasks: Sequence[Task], outputs: M
     """Judge an int8 artifact.
 
     The reference is the Q/DQ file that the artifact was made from, run node by node in float by ONNX Runtime. The signed and the unsigned
-    file are not each other's reference: behind a ReLU one cuts at 127 steps, the other at 255.
+    file are not each other's reference: behind a ReLU one cuts at 127 steps, the other at 255, unless the network is unsigned.
 
     Args:
         differences: scales, zero points and integers that the artifact holds otherwise than the network.

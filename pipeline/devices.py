@@ -18,6 +18,7 @@ class Device:
     where    as ``--on`` takes it
     words    what it says it is, in a few words
     targets  names of the targets that it is
+    judged   whether it can be told from that which target it is: not where the CPU is emulated, or the board says only its name
     lacks    what of Python and numpy it has not
     error    why it cannot be reached or used, with the next step
     """
@@ -25,12 +26,14 @@ class Device:
     where: str
     words: str = ""
     targets: tuple[str, ...] = ()
+    judged: bool = False
     lacks: str = ""
     error: PipelineError | None = None
 
     def told(self) -> str:
         """The board in one line."""
-        known = f"{self.words}, target {', '.join(self.targets)}" if self.targets else f"{self.words}, none of the targets"
+        which = f", target {', '.join(self.targets)}" if self.targets else ", none of the targets" if self.judged else ""
+        known = f"{self.words}{which}"
         return f"{known}; it has no {' and no '.join(self.lacks.split())}" if self.lacks else known
 
 
@@ -54,7 +57,8 @@ def reachable(targets: Sequence[Target], asked: Sequence[str] = ()) -> Iterator[
             yield Device(where, error=e)
             continue
         names = tuple(t.name for t in targets if not way.function_only and not unlike(t, identity))
-        yield Device(where, described(identity), names, identity.get("lacks", ""))
+        judged = not way.function_only and bool(identity.keys() - {"tracker_key"})
+        yield Device(where, described(identity), names, judged, identity.get("lacks", ""))
 
 
 def _hear(line: str) -> None:

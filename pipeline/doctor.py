@@ -16,6 +16,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from pipeline.devices import reachable
+from pipeline.ingest.identity import recognise_rules
 from pipeline.machine import machine_facts
 from pipeline.target import Target, known_targets, load_target
 
@@ -151,10 +152,15 @@ def _devices(target: Target | None, boards: Sequence[str]) -> Iterator[Finding]:
         needed = d.where in boards
         if d.error is not None:
             yield Finding("devices", d.where, "missing", d.error.what, d.error.hint, needed)
-        elif needed and target is not None and target.name not in d.targets:
+        elif needed and d.judged and target is not None and _tells(target) and target.name not in d.targets:
             yield Finding("devices", d.where, "missing", f"{d.told()}, not {target.name}", f"connect {target.title}", needed)
         else:
             yield Finding("devices", d.where, "ok", d.told(), needed=needed)
+
+
+def _tells(target: Target) -> bool:
+    """Whether the target says how its board is told from others; any board is taken for one that does not, as by ``bench``."""
+    return target.is_host or bool(recognise_rules(target))
 
 
 def _machine() -> Finding:

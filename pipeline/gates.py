@@ -59,6 +59,8 @@ def judge(
     """
     bound = bound_of(gate, target)
     need = _needed(gate, required)
+    if _of_the_device(gate.metric) and isinstance(getattr(gate, gate.rule), str):
+        own = [m for m in own if m.evidence is not Evidence.HOST]  # this machine's time says nothing about the target's budget
     mine, problem = _pick(own, gate.metric, need, gate.unit)
     if mine is None:
         return _outcome(gate, bound, None, None, Verdict.UNPROVEN, problem)
@@ -91,8 +93,12 @@ def bound_of(gate: Gate, target: Target) -> float:
 
 
 def _needed(gate: Gate, required: Evidence | None) -> Evidence | None:
-    timed = gate.metric.startswith(("latency", "energy", "peak_memory"))
-    return Evidence.TARGET if required is Evidence.TARGET and timed else gate.evidence
+    return Evidence.TARGET if required is Evidence.TARGET and _of_the_device(gate.metric) else gate.evidence
+
+
+def _of_the_device(metric: str) -> bool:
+    """Whether a metric is another one on every device."""
+    return metric.startswith(("latency", "energy", "peak_memory"))
 
 
 def _pick(rows: Sequence[Measurement], metric: str, evidence: Evidence | None, unit: str | None) -> tuple[Measurement | None, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.code import code_digest, module_digests
-from pipeline.contract import CONTRACT_VERSION, Kind
+from pipeline.contract import CONTRACT_VERSION
 from pipeline.machine import machine_facts
 from pipeline.plan import Plan, PlannedStage, canonical
 from pipeline.store import hash_path
@@ -28,6 +27,7 @@ def key_parts(plan: Plan, stage: PlannedStage, inputs: Mapping[str, str]) -> dic
         stage: one of its stages.
         inputs: input name -> SHA-256 of the artifact.
 
+    A folder that a backend's options name counts as its text: the stage writes its records of tuning there.
     """
     spec = stage.spec
     return {
@@ -37,7 +37,7 @@ def key_parts(plan: Plan, stage: PlannedStage, inputs: Mapping[str, str]) -> dic
         "config": _hashable(stage.config),
         "inputs": dict(inputs),
         "data": {role: plan.data[role].digest() for role in spec.data},
-        "target": _target(plan, stage),
+        "target": TargetView(plan.target, spec.reads_target).key(),
         "toolchain": {name: _version(name) for name in spec.toolchain},
         "seed": plan.seed,
         "machine": machine_facts() if spec.measures == "host" else None,
@@ -67,25 +67,6 @@ def _plain(config: BaseModel, name: str, value: Any) -> Any:
     if isinstance(value, tuple) and any(isinstance(v, BaseModel) for v in value):
         return [_plain(config, name, v) for v in value]
     return config.model_dump(mode="json", include={name})[name]
-
-
-def _target(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
-    """The declared fields; where engines are made, files that a backend's options name (records of tuning) count by their content.
-
-    Other stages read the backends too, and no file that only a compiler opens: to them a record more changes nothing.
-    """
-    found = TargetView(plan.target, stage.spec.reads_target).key()
-    if Kind.ENGINE in stage.spec.produces.values() and "backends" in found:
-        found["backends"] = [b | {"options": _contents(b["options"])} for b in found["backends"]]
-    return found
-
-
-def _contents(options: Any) -> Any:
-    if isinstance(options, dict):
-        return {name: _contents(value) for name, value in options.items()}
-    if isinstance(options, str) and os.path.exists(options):  # noqa: PTH110 - never raises, whatever the text
-        return {"sha256": hash_path(Path(options))}
-    return options
 
 
 @cache

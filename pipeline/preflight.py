@@ -161,8 +161,9 @@ def _asked(ask: Callable[[], Sequence[Problem]]) -> Iterator[Finding]:
 
 
 def _narrowed(plan: Plan) -> Plan:
-    """The plan with no backend in its target but those that its stages are kept to."""
-    only = {name for s in plan.stages if _makes_engines(s) for name in getattr(s.config, "backends", ())}
+    """The plan with no backend in its target but those that its stages are kept to; whole where one stage is kept to none."""
+    named = [getattr(s.config, "backends", ()) for s in plan.stages if _makes_engines(s)]
+    only = {name for names in named for name in names} if all(named) else set()
     kept = tuple(b for b in plan.target.backends if b.use in only)
     return replace(plan, target=plan.target.model_copy(update={"backends": kept})) if kept else plan
 

@@ -4,13 +4,14 @@
 
     model.json               facts: see ``ModelFacts``
     float.onnx               fp32, batch 1, any height and width
-    qdq_s8.onnx              Q/DQ flavour for TensorRT: signed 8 bit, zero points 0      (absent when the network stayed in float)
+    qdq_s8.onnx              Q/DQ flavour for TensorRT: signed 8 bit, zero points 0 (*)  (absent when the network stayed in float)
     qdq_u8.onnx              Q/DQ flavour for ONNX Runtime: unsigned 8 bit, same scales  (absent when the network stayed in float)
     quantization.json        scales of every tensor by name                             (absent when the network stayed in float)
     checkpoint.safetensors   the network of float.onnx: the stage's input, batch norm folded (``models.checkpoint``)
 
-Where ``unsigned`` of the facts says so, tensors that cannot be negative have a zero point of -128 in qdq_s8.onnx, which TensorRT does not
-take. Reading the folder needs neither torch nor onnx.
+(*) Where ``unsigned`` of the facts says so, tensors that cannot be negative have a zero point of -128, which TensorRT does not take.
+
+Reading the folder needs neither torch nor onnx.
 """
 
 from __future__ import annotations

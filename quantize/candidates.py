@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
+from pipeline.errors import StageFailed
 from quantize.calibrate import Histograms, Method, observe, set_scales
 from quantize.contest import Contest
 from quantize.equalise import correct_biases, equalise
@@ -41,11 +42,17 @@ def _refined(contest: Contest, best: Judged) -> Iterator[Judged]:
     method: Method = best.name.removeprefix("ptq-")  # type: ignore[assignment]
     if contest.config.correct_bias:
         yield _corrected(contest, best)
-    if contest.config.equalise:
-        equal = _calibrated(contest, prepare(equalise(contest.folded, contest.images), contest.unsigned), "ptq-cle", (method,))[0]
-        yield equal
-        if contest.config.correct_bias:
-            yield _corrected(contest, equal)
+    if not contest.config.equalise:
+        return
+    try:
+        equalised = equalise(contest.folded, contest.images)
+    except StageFailed as e:
+        contest.ctx.progress.log(f"quantize: not equalised: {e.what}")
+        return
+    equal = _calibrated(contest, prepare(equalised, contest.unsigned), "ptq-cle", (method,))[0]
+    yield equal
+    if contest.config.correct_bias:
+        yield _corrected(contest, equal)
 
 
 def _corrected(contest: Contest, candidate: Judged) -> Judged:

@@ -52,7 +52,8 @@ def equalise(folded: nn.Module, images: Sequence[Tensor]) -> nn.Module:
 
 @torch.no_grad()
 def _prove_equal(equal: nn.Module, folded: nn.Module, image: Tensor) -> None:
-    change = float((equal(image) - folded(image)).abs().max())
+    want = folded(image)
+    change = float((equal(image) - want).abs().max() / want.abs().max().clamp_min(1))
     if not change <= _TOLERANCE:
         what = f"equal channel ranges change what {type(folded).__name__} computes by {change:.3g}: it computes outside of its modules"
         raise StageFailed("quantize", what, "make every operation of the network a module, or set equalise: false")

@@ -7,6 +7,7 @@ one scale, so that no runtime has to rescale them. Squeeze-and-excite, and the s
 from __future__ import annotations
 
 import copy
+import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from models.spec import size_multiple
 from pipeline.errors import StageFailed
+from pipeline.machine import cpu_flags
 from quantize.fake import ActivationQuantizer, QuantConv2d, QuantConvTranspose2d, quantized_conv
 from quantize.trace import INPUT, Call, Role, Trace, trace
 
@@ -24,6 +26,7 @@ _SHARES_SCALE = (Role.MOVE, Role.RESIZE, Role.CONCAT)
 _OPERATORS = {Role.ADD: "Add", Role.CONCAT: "Concat", Role.RESIZE: "Resize"}
 _INPUT_NAME = "lq"
 _PROBE = 64
+_VNNI = {"avx512_vnni", "avx_vnni"}
 
 
 def prepare(network: nn.Module, unsigned: bool = False) -> nn.Module:
@@ -51,12 +54,17 @@ def prepare(network: nn.Module, unsigned: bool = False) -> nn.Module:
 def takes_unsigned(target: Any, asked: bool | Literal["auto"]) -> bool:
     """Whether tensors that cannot be negative get 255 steps: as asked, or where nothing runs int8 on the target's GPU.
 
+    Nor do they on this machine where it is an x86 without VNNI: ONNX Runtime adds two products there in 16 bits, which 2 x 127 x 127 fits
+    and 2 x 255 x 127 does not.
+
     Args:
-        target: a ``pipeline.target.TargetView`` that reads ``backends``.
+        target: a ``pipeline.target.TargetView`` that reads ``backends`` and ``is_host``.
         asked: setting of the quantize stage.
     """
     if asked != "auto":
         return asked
+    if target.is_host and platform.machine() == "x86_64" and not cpu_flags() & _VNNI:
+        return False
     return not any(b.runs_on == "gpu" and "int8" in b.precisions for b in target.backends)
 
 
@@ -141,8 +149,10 @@ def _make_quantizers(seen: Trace, tensors: set[int], unsigned: bool) -> dict[int
         exact, unsigned_too = _is_exact(call, tensors), leaders[number] not in signed
         made[number] = ActivationQuantizer(name, number, number in seen.non_negative, leader, exact=exact, unsigned=unsigned_too)
         made[number].is_picture = leaders[number] not in computed
-    for number in _corrections(seen) & tensors:
-        made[number].leader.corrects_picture = True
+    for chain in _corrections(seen):
+        group = {leaders[n] for n in chain & tensors}
+        if len(group) == 1 and {n for n in tensors if leaders[n] in group} <= chain:
+            made[group.pop()].corrects_picture = True
     return made
 
 
@@ -155,16 +165,15 @@ def _images(seen: Trace) -> set[int]:
     return found
 
 
-def _corrections(seen: Trace) -> set[int]:
-    """What is added to the network's input to make its output, also before values only move."""
-    found = set()
+def _corrections(seen: Trace) -> Iterator[set[int]]:
+    """What is added to the network's input to make its output, and what it is moved from; where nothing else reads any of it."""
     for call in seen.calls:
         if call.role is Role.ADD and INPUT in call.inputs and not seen.consumers[call.output]:
-            number = next((n for n in call.inputs if n != INPUT), INPUT)
-            while (maker := seen.producer.get(number)) is not None and maker.role is Role.MOVE:
-                number = maker.inputs[0]
-            found.add(number)
-    return found
+            chain = [n for n in call.inputs if n != INPUT][:1]
+            while chain and (maker := seen.producer.get(chain[-1])) is not None and maker.role is Role.MOVE:
+                chain.append(maker.inputs[0])
+            if all(len(seen.consumers[n]) == 1 for n in chain):
+                yield set(chain)
 
 
 def _leaders(seen: Trace, tensors: set[int]) -> dict[int, int]:

@@ -19,7 +19,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class ActivationScale:
-    """An activation tensor: float = integer x scale.
+    """An activation tensor: float = steps x scale; a stored integer is steps + zero point.
 
     shares        name of the tensor that owns the scale (itself, unless an operator only moves values between them)
     non_negative  the tensor cannot be below 0

@@ -60,7 +60,7 @@ class QuantizeConfig(BaseModel):
     unsigned: bool | Literal["auto"] = Field(
         default="auto",
         description="255 steps instead of 127 for tensors that cannot be negative (the image, what is behind a ReLU); auto: unless the "
-        "target runs int8 on a GPU, where TensorRT takes zero points of 0 alone",
+        "target runs int8 on a GPU, where TensorRT takes zero points of 0 alone, or is this machine and an x86 without VNNI",
     )
     step_lr: float = Field(default=5.0, gt=0, description="learning rate of the activations' step sizes over that of the weights")
     batchnorm: Literal["folded", "live"] = Field(

@@ -1,4 +1,4 @@
-"""Quantize to symmetric int8: calibrate, train with fake quantization or with clamps, hand on the best as Q/DQ ONNX."""
+"""Quantize to int8: calibrate, train with fake quantization or with clamps, hand on the best as Q/DQ ONNX."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def train_all(contest: Contest, start: nn.Module, plain_start: nn.Module) -> Ite
 
 def _keep_clamps(network: nn.Module) -> None:
     for quantizer in quantizers(network).values():
-        quantizer.set_scale(quantizer.start_or_less.item())
+        quantizer.set_scale(quantizer.start_or_less.item(), learnable=quantizer.leader.log_step.requires_grad)
 
 
 def _train(contest: Contest, network: nn.Module, training: Planned, settings: Qat) -> None:

@@ -75,6 +75,7 @@ class Filling:
         self.teacher, self.source, self.kept, self.precision, self.folder = teacher, source, kept, precision, folder
         self.limit, self.progress, self.label = limit, progress, label
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.made: list[Path] = []
 
     def run(self) -> None:
         """Compute, and check what is there.
@@ -89,7 +90,7 @@ class Filling:
         try:
             for index in range(len(self.source)):
                 path = file_of(self.folder, index)
-                size += path.stat().st_size if self._intact(path) else self._compute(index, path)
+                size += path.stat().st_size if self._intact(path) else self._compute(index, path, size)
                 if size > self.limit:
                     self._refuse(size / (index + 1) * len(self.source))
                 self.progress.update(f"{self.label}: the teacher's answers", index + 1, len(self.source))
@@ -112,14 +113,15 @@ class Filling:
         self.progress.log(f"{self.label}: {path.name} of the teacher's answers is damaged and computed anew")
         return False
 
-    def _compute(self, index: int, path: Path) -> int:
+    def _compute(self, index: int, path: Path, before: int) -> int:
         arrays = self._arrays(index)
         size = sum(a.nbytes for a in arrays.values())
-        if index == 0:
-            self._check_size(size * len(self.source))
+        if not self.made:
+            self._check_size((before + size) / (index + 1) * len(self.source), refuse=index == 0)
         from safetensors.numpy import save
 
         _write(path, save(arrays, {"sha256": hash_of(arrays)}), self.label)
+        self.made.append(path)
         return size
 
     def _arrays(self, index: int) -> dict[str, NDArray[np.float16]]:
@@ -138,21 +140,23 @@ class Filling:
             raise NotKeptError(f"{self.label}: teacher_cache", what, "set teacher_cache: off")
         return np.ascontiguousarray(half)
 
-    def _check_size(self, needed: float) -> None:
-        if needed > self.limit:
+    def _check_size(self, needed: float, refuse: bool) -> None:
+        if refuse and needed > self.limit:  # by the first image, or whether a filling was interrupted would decide
             self._refuse(needed)
         make_room(self.folder, needed, self.limit)
-        free = shutil.disk_usage(self.folder).free
-        if needed > free:
-            what = f"the teacher's answers need {_gb(needed)} GB, and {_gb(free)} GB are free in {self.folder}"
+        missing = sum(not file_of(self.folder, index).exists() for index in range(len(self.source)))
+        lacking, free = needed / len(self.source) * missing, shutil.disk_usage(self.folder).free
+        if lacking > free:
+            what = f"the teacher's answers need {_gb(lacking)} GB, and {_gb(free)} GB are free in {self.folder}"
             raise StageFailed(f"{self.label}: teacher_cache", what, "free some space, or set teacher_cache: off")
 
     def _refuse(self, needed: float) -> None:
         what = f"the teacher's answers to {len(self.source)} images need {_gb(needed)} GB, and cache_gb is {self.limit / 1e9:g}"
         fewer = ", compare coarse features alone (feature_scales: [0, ..., 1])" if self.kept.features else ""
-        for path in self.folder.glob("*.safetensors"):
-            path.unlink()
-        (self.folder / _REFUSED).write_text(str(round(needed)))  # else a resumed run would fill the folder again to learn the same
+        for path in self.made:  # no others: who filled the folder under a larger limit may be reading them
+            path.unlink(missing_ok=True)
+        if not any(self.folder.glob("*.safetensors")):
+            (self.folder / _REFUSED).write_text(str(round(needed)))  # else a resumed run would fill the folder again to learn the same
         raise NotKeptError(f"{self.label}: teacher_cache", what, f"set cache_gb to {_gb(needed)}{fewer}, or teacher_cache: off")
 
 
@@ -187,7 +191,11 @@ def _write(path: Path, content: bytes, label: str) -> None:
         temporary.replace(path)
     except OSError as e:
         temporary.unlink(missing_ok=True)
-        raise StageFailed(f"{label}: teacher_cache", f"{path} cannot be written ({e})", "free some space, or set teacher_cache: off") from e
+        raise StageFailed(
+            f"{label}: teacher_cache",
+            f"{path} cannot be written ({e})",
+            "free some space, or set teacher_cache: off",
+        ) from e
 
 
 def _gb(size: float) -> str:

@@ -101,8 +101,12 @@ class DeviceResult(_Model):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is known of the board; what its own script read there counts before what its shell said."""
-        return {**self.board, **{k: v for k, v in self.device.items() if v not in (None, "")}}
+        """What is known of the board; what its own script read there counts before what its shell said.
+
+        On this machine the processor's name is the pipeline's: on ARM the script reads a part number, by which no run knows its host.
+        """
+        own = {"cpu": self.board["cpu"]} if self.transport.scheme == "local" and self.board.get("cpu") else {}
+        return {**self.board, **{k: v for k, v in self.device.items() if v not in (None, "")}, **own}
 
     def emulated(self) -> str:
         """Why the result does not come from the board itself, "" when nothing says so."""

@@ -65,6 +65,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="print the result instead of a summary")] = False,
 ) -> None:
     """Bring a bundle to a board, verify it there, time it, and fetch the result."""
+    _refuse_folder(out)
     say = _say_apart if as_json else _say
     bundle = with_bundle(bundle, workspace.resolve())
     transports = importlib.import_module("targets.transports")
@@ -93,6 +94,11 @@ def bench(
         )
     if ingest is not None:
         importlib.import_module("pipeline.verbs.ingest").ingest(ingest, out, target=target, workspace=workspace)
+
+
+def _refuse_folder(out: Path) -> None:
+    if not out.name or out.is_dir():
+        raise UsageError(f"--out {out}", "is a folder", "name a file in it, e.g. result.json")
 
 
 def _refuse_ingest(run: str | None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.errors import ToolchainMissing, UsageError
 from targets.transports.common.base import BundleFile, DroppedError, Identity
+from targets.transports.common.board import ANSWER_S
 from targets.transports.common.process import Done, run
 from targets.transports.common.shell import ShellTransport
 
@@ -20,6 +21,8 @@ BASE = "/data/local/tmp"
 
 RECONNECT_S = 10.0
 """Seconds that a device gets to come back."""
+
+_SERIAL = re.compile(r"[A-Za-z0-9][\w.:\[\]-]*", re.ASCII)
 
 _LOST = ("offline", "no devices/emulators", "not found", "protocol fault", "closed", "connection reset", "failed to read", "couldn't")
 
@@ -32,22 +35,24 @@ class Adb(ShellTransport):
 
     def __init__(self, rest: str, say: Callable[[str], None]) -> None:
         super().__init__(rest, say)
-        if rest and not re.fullmatch(r"[A-Za-z0-9][\w.:\[\]-]*", rest, re.ASCII):
+        if rest and not _SERIAL.fullmatch(rest):
             raise UsageError(f"--on adb:{rest}", "is not a serial number", "see 'adb devices'")
         self.serial = rest
 
     @classmethod
     def around(cls) -> list[str]:
-        """The devices that adb's server knows; where none runs, none is started."""
-        address = "127.0.0.1", int(os.environ.get("ANDROID_ADB_SERVER_PORT", "5037"))
+        """The devices that adb's server knows and that answer; where none runs, none is started."""
+        port = os.environ.get("ANDROID_ADB_SERVER_PORT") or "5037"
+        if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+            return []
         try:
-            socket.create_connection(address, timeout=1).close()
+            socket.create_connection(("127.0.0.1", int(port)), timeout=1).close()
         except OSError:
             return []
         if shutil.which("adb") is None:
             return []
         rows = (line.split("\t") for line in run(["adb", "devices"], 10).text.splitlines())
-        return [f"{cls.scheme}:{row[0]}" for row in rows if len(row) == 2]
+        return [f"{cls.scheme}:{row[0]}" for row in rows if row[1:] == ["device"] and _SERIAL.fullmatch(row[0])]
 
     def _adb(self, *words: str) -> list[str]:
         return ["adb", *(["-s", self.serial] if self.serial else []), *words]
@@ -64,9 +69,9 @@ class Adb(ShellTransport):
     def _base(self, identity: Identity) -> str:
         return identity["tmp"]
 
-    def identity(self) -> Identity:
+    def identity(self, limit_s: float = ANSWER_S) -> Identity:
         """What the device says it is; where its shell names no folder for temporary files, the one that every device has."""
-        found = super().identity()
+        found = super().identity(limit_s)
         return {**found, "tmp": BASE} if found.get("tmp", "/tmp") == "/tmp" else found
 
     def _put(self, source: Path, folder: str, file: BundleFile, offset: int) -> Done:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.errors import UsageError
 from targets.transports.common.base import Identity
+from targets.transports.common.board import ANSWER_S
 from targets.transports.common.process import Done
 from targets.transports.common.shell import ShellTransport
 
@@ -27,6 +28,7 @@ class Emulate(ShellTransport):
         super().__init__(rest, say)
         if not rest:
             raise UsageError("--on emulate", "names no CPU", "e.g. --on emulate:cortex-a76")
+        importlib.import_module("targets.emulate.cpus").cpu_model(rest)  # refuses what is no CPU before anything is looked for
         self._root = ""
         self._machine: Any = None
 
@@ -58,9 +60,9 @@ class Emulate(ShellTransport):
         environment = [f"{key}={value}" for key, value in machine.environment().items()]
         return ["env", "-i", *environment, str(shutil.which(inside[0])), *inside[1:]]
 
-    def identity(self) -> Identity:
+    def identity(self, limit_s: float = ANSWER_S) -> Identity:
         """The emulated machine; this machine's shell only knows where things lie."""
-        here = super().identity()
+        here = super().identity(limit_s)
         return {**{k: here[k] for k in ("uid", "tmp") if k in here}, "machine": "aarch64", "emulated": str(self._machine.model.name)}
 
 

@@ -7,7 +7,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 
 from pipeline.errors import UsageError
+from pipeline.machine import cpu_model
 from targets.transports.common.base import Identity
+from targets.transports.common.board import ANSWER_S
 from targets.transports.common.process import Done
 from targets.transports.common.shell import ShellTransport
 
@@ -38,6 +40,10 @@ class Local(ShellTransport):
 
     def _base(self, identity: Identity) -> str:
         return tempfile.gettempdir()
+
+    def identity(self, limit_s: float = ANSWER_S) -> Identity:
+        """What this machine says it is; its processor by the name that the facts of a run have, which on ARM is not the part number."""
+        return {**super().identity(limit_s), "cpu": cpu_model()}
 
 
 TRANSPORT = Local

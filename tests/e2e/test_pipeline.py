@@ -108,6 +108,7 @@ def test_deblur_and_evaluate_take_a_checkpoint_and_a_bundle(short_run, tmp_path:
         assert json.loads(done.stdout)
 
 
+@pytest.mark.timeout(1800)  # a whole run, begun six times, and the shared one where this test runs alone
 def test_a_run_killed_inside_every_stage_goes_on_and_ends_with_the_same_artifacts(short_run, tmp_path: Path):
     _, report = short_run
     path, workspace = short_pipeline(tmp_path), tmp_path / ".pipeline"
@@ -129,16 +130,19 @@ def kill_inside(process: subprocess.Popen, workspace: Path, cut: str) -> None:
     """SIGKILL the run after the stage has begun and done some of its work."""
     latest = workspace / "runs" / "latest" / "events.jsonl"
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        assert process.poll() is None, f"the run ended before it could be cut in {cut}"
-        text = latest.read_text() if latest.exists() else ""
-        events = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-        begun = any(e["event"] == "stage_started" and e["stage"] == cut for e in events)
-        if begun and (workspace / "store" / "work").exists() and any_file(workspace / "store" / "work"):
-            break
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    try:
+        while True:
+            assert process.poll() is None, f"the run ended before it could be cut in {cut}"
+            assert time.monotonic() < deadline, f"the run never came to {cut}"
+            text = latest.read_text() if latest.exists() else ""
+            events = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+            begun = any(e["event"] == "stage_started" and e["stage"] == cut for e in events)
+            if begun and (workspace / "store" / "work").exists() and any_file(workspace / "store" / "work"):
+                return
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def any_file(folder: Path) -> bool:

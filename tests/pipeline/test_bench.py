@@ -169,6 +169,16 @@ def test_what_is_no_way_to_a_board_is_said(tmp_path: Path, cli: Cli, on: str, wa
     assert (code, err.startswith(want)) == (2, True), err
 
 
+@pytest.mark.parametrize("out", [".", "..", "there"])
+def test_a_folder_as_out_is_refused_before_anything_runs(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, own_tmp: Path, out: str
+):
+    monkeypatch.chdir(own_tmp)
+    (own_tmp / "there").mkdir()
+    code, said, err = cli("bench", small_bundle(tmp_path / "bundle", "host"), "--on", "local", "--seconds", 0, "--out", out)
+    assert (code, said, err) == (2, "", f"--out {out}: is a folder\nhint: name a file in it, e.g. result.json\n")
+
+
 def test_a_run_is_named_as_elsewhere_and_must_have_a_bundle(tmp_path: Path, cli: Cli):
     made = make_run(tmp_path / "ws/runs/20260301-120003-toy-board")
     code, _, err = cli("bench", "latest", "--on", "local", "--workspace", tmp_path / "ws")

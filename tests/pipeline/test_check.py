@@ -157,6 +157,18 @@ def test_kept_to_one_backend_it_is_about_that_one(cli, student_file):
     assert not any("CPU see a tile at a time" in f["what"] for f in checked(*gates, "--backend", "tensorrt")["findings"])
 
 
+def test_where_one_stage_is_kept_to_a_backend_and_another_is_not_it_is_about_all(student_file):
+    student_file.write_text(student_file.read_text() + "  again: {uses: compile.stage, needs: {model: quantize.model}}\n")
+    settings = "stages.distill.with.se_from=0", "stages.compile.with.backends=[tensorrt]"
+    plan = make_plan(student_file, load_pipeline(student_file, settings), load_target("jetson-xavier"))
+
+    def told(plan: Plan) -> bool:
+        return any("CPU see a tile at a time" in f.what for f in preflight.stages(plan))
+
+    assert told(plan)
+    assert not told(replace(plan, stages=plan.stages[:-1]))
+
+
 @pytest.mark.parametrize("verb", [("check",), ("plan",), ("explain", "compile")])
 def test_backends_are_named_as_for_run(cli, student_file, verb):
     code, _, err = cli(verb[0], student_file, *verb[1:], "--target", "jetson-xavier", "--backend", "tensort")

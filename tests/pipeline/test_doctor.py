@@ -12,6 +12,9 @@ import pipeline.doctor
 from pipeline.doctor import PROJECT, examine, requirements
 from pipeline.target import load_target
 
+NOBODY = "ssh://127.0.0.1:1"
+"""A board that nobody is."""
+
 Cli = Callable[..., tuple[int, str, str]]
 
 
@@ -106,22 +109,41 @@ def test_the_last_line_says_what_is_needed(cli: Cli):
     assert code == 0 and out.splitlines()[-1] == f"jetson-nano needs {needed}: nothing is missing"
 
 
-def test_this_machine_and_the_boards_that_are_asked_for(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", "1")
+@pytest.fixture
+def only_devices(monkeypatch: pytest.MonkeyPatch):
+    """What is installed here does not count."""
+    for looked_for in ("_packages", "_backends"):
+        monkeypatch.setattr(pipeline.doctor, looked_for, lambda *_: [])
+
+
+@pytest.mark.usefixtures("only_devices")
+def test_this_machine_and_the_boards_that_are_asked_for(cli: Cli):
     devices = named(examine(), "devices")
     assert list(devices) == ["local"] and devices["local"].state == "ok"
     assert devices["local"].detail.endswith(", target host")
-    code, out, err = cli("doctor", "--target", "raspberry-pi-5", "--on", "local", "--on", "emulate:cortex-a99", "--json")
+    code, out, err = cli("doctor", "--target", "raspberry-pi-5", "--on", "local", "--on", NOBODY, "--json")
     found = {f["name"]: f for f in json.loads(out)["findings"] if f["group"] == "devices"}
-    assert (code, found["local"]["state"], found["emulate:cortex-a99"]["state"]) == (6, "missing", "missing")
+    assert (code, found["local"]["state"], found[NOBODY]["state"]) == (6, "missing", "missing")
     assert found["local"]["detail"].endswith(", target host, not raspberry-pi-5")
     assert found["local"]["install"] == f"connect {load_target('raspberry-pi-5').title}"
-    assert err.startswith("doctor: raspberry-pi-5 needs what is missing: devices local, devices emulate:cortex-a99\n")
+    assert err.startswith(f"doctor: raspberry-pi-5 needs what is missing: devices local, devices {NOBODY}\n")
     assert err.splitlines()[1] == f"hint: {found['local']['install']}"
-    code, out, err = cli("doctor", "--on", "shh://x")
-    assert (code, "did you mean 'ssh'?" in err) == (2, True)
 
 
+@pytest.mark.parametrize(("on", "want"), [("shh://x", "did you mean 'ssh'?"), ("emulate:cortex-a67", "did you mean 'cortex-a")])
+def test_a_board_that_is_written_wrongly_is_exit_2(cli: Cli, on: str, want: str):
+    code, _, err = cli("doctor", "--on", on)
+    assert (code, want in err) == (2, True)
+
+
+@pytest.mark.usefixtures("only_devices")
+def test_a_target_that_names_no_board_takes_any(cli: Cli, target_file: Path):
+    code, out, err = cli("doctor", "--target", target_file, "--on", "local")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].endswith(" needs devices local: nothing is missing")
+
+
+@pytest.mark.usefixtures("only_devices")
 def test_a_board_that_is_the_target_is_nothing_missing(cli: Cli):
     code, out, _ = cli("doctor", "--target", "host", "--on", "local")
-    assert code == 0 and out.splitlines()[-1].endswith("; devices local: nothing is missing")
+    assert code == 0 and out.splitlines()[-1].endswith("needs devices local: nothing is missing")

@@ -110,6 +110,18 @@ def test_the_device_s_own_number_satisfies_weaker_evidence(board):
     assert (outcome.bound, outcome.value, outcome.evidence, outcome.verdict) == (33.3, 20, "target", Verdict.PASSED)
 
 
+def test_the_target_s_budget_is_not_held_against_this_machine_s_time(board):
+    host, estimated = (
+        measured("latency_p90", value, better=Better.LOWER, unit="ms", evidence=e)
+        for value, e in ((900, Evidence.HOST), (9, Evidence.ESTIMATED))
+    )
+    gate = Gate(metric="latency_p90", at_most="target.latency_budget_ms")
+    found = judge(gate, [host, estimated], {}, board)
+    assert (found.verdict, found.value) == (Verdict.PASSED, 9)
+    assert judge(gate, [host], {}, board).verdict is Verdict.UNPROVEN
+    assert judge(Gate(metric="latency_p90", at_most=22.2), [host, estimated], {}, board).value == 900, "a number may be this machine's"
+
+
 def test_required_target_evidence_leaves_an_estimate_unproven(board):
     rows = [measured("latency_p90", 20, evidence=Evidence.ESTIMATED)]
     gate = Gate(metric="latency_p90", at_most=30, evidence="estimated")

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from pipeline import machine
 from pipeline.ingest.identity import described, unlike
+from pipeline.ingest.result import DeviceResult
 from pipeline.machine import machine_facts
 from pipeline.target import Target, load_target
 
@@ -55,6 +57,17 @@ def test_the_host_is_this_machine():
     assert unlike(host, {"machine": facts["arch"], "cpu": facts["cpu"]}) == ""
     assert "its machine is 'unknown'" in unlike(host, {})
     assert "its cpu is 'Cray-1'" in unlike(host, {"machine": facts["arch"], "cpu": "Cray-1"})
+
+
+def test_on_arm_a_result_of_this_machine_is_the_host_s(monkeypatch: pytest.MonkeyPatch):
+    """There the board's script reads a part number, and only what was brought here by the pipeline has the processor's name."""
+    monkeypatch.setattr(machine, "cpu_model", lambda: "Raspberry Pi 5 Model B Rev 1.0")
+    own, arch = {"cpu": "Raspberry Pi 5 Model B Rev 1.0"}, machine_facts()["arch"]
+    given = {"schema": 2, "bundle_sha256": "0" * 64, "artifact": "x", "precision": "fp32", "verified": True, "golden": {"psnr": 80.0}}
+    result = {**given, "stable": True, "device": {"machine": arch, "cpu": "0xd0b"}, "board": {"machine": arch, **own}}
+    assert unlike(load_target("host"), DeviceResult(**result, transport={"scheme": "local", "name": "local"}).identity) == ""
+    there = DeviceResult(**result, transport={"scheme": "ssh", "name": "ssh://pi"}).identity
+    assert "its cpu is '0xd0b', here 'Raspberry Pi 5" in unlike(load_target("host"), there)
 
 
 def test_a_board_in_words():

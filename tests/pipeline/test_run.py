@@ -45,6 +45,18 @@ def test_a_run_writes_its_directory_and_a_second_one_restores_every_stage(run, p
     assert not list((pipeline_file.parent / ".pipeline" / "store" / "work").glob("*/"))
 
 
+def test_a_result_that_was_kept_without_its_log_is_restored(run, pipeline_file: Path):
+    run()
+    for path in (pipeline_file.parent / ".pipeline" / "store" / "results").glob("*/*.json"):
+        result = json.loads(path.read_text())
+        del result["log"]
+        path.write_text(json.dumps(result))
+    _, _, report = run()
+    assert statuses(report) == ["restored", "restored"]
+    log = (pipeline_file.parent / ".pipeline" / "runs" / "latest" / "stages" / "01-first" / "log.txt").read_text()
+    assert log.endswith(f" restored: the result of {report['stages'][0]['measured_at']}\n") and log.count("\n") == 1
+
+
 def test_force_until_from_and_set(run):
     out, err, _ = run("--from", "second", expect=2)
     assert err == "--from second: stage 'first' comes before it and has no stored result\nhint: run without --from, or from 'first'\n"

@@ -15,7 +15,7 @@ from pipeline.contract import StageContext
 from pipeline.plan import make_plan
 from pipeline.ranks import Follower, Leader, Unheard
 from pipeline.shared import drop as drop_shared
-from pipeline.shared import hold, last_used, make_room
+from pipeline.shared import hold, last_used, make_room, size_of
 from pipeline.stagerun import context_of, guarded
 from pipeline.target import load_target
 
@@ -57,6 +57,25 @@ def test_room_is_made_by_the_least_recently_used_first(tmp_path):
         assert (old.exists(), older.exists(), held.exists()) == (True, False, True)
         make_room(mine, 1000, 300)
     assert (old.exists(), held.exists(), mine.exists()) == (False, True, True)
+
+
+def test_a_file_that_another_process_removes_meanwhile_does_not_count(tmp_path, monkeypatch):
+    folder, stat = filled(tmp_path / "one"), Path.stat
+    for name in ("early", "late"):
+        (folder / name).write_bytes(b"x" * 7)
+
+    def racing(path: Path, **options):
+        if path.name == "early":
+            path.unlink(missing_ok=True)
+        found = stat(path, **options)
+        if path.name == "late":
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", racing)
+    assert size_of(folder) == 107
+    assert size_of(folder) == 100
+    assert size_of(tmp_path / "gone") == 0
 
 
 def test_a_stage_without_a_shared_folder_keeps_things_in_its_own(tmp_path):

@@ -88,10 +88,20 @@ def test_unsigned_are_the_groups_that_cannot_be_negative():
 
 @pytest.mark.parametrize(
     ("target", "asked", "unsigned"),
-    [("jetson-xavier", "auto", False), ("raspberry-pi-5", "auto", True), ("host", "auto", True), ("jetson-xavier", True, True)],
+    [("jetson-xavier", "auto", False), ("raspberry-pi-5", "auto", True), ("jetson-xavier", True, True), ("host", False, False)],
 )
 def test_a_gpu_that_runs_int8_takes_no_unsigned_tensors(target, asked, unsigned):
     assert takes_unsigned(load_target(target), asked) is unsigned
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "unsigned"), [("x86_64", {"avx2"}, False), ("x86_64", {"avx_vnni"}, True), ("aarch64", set(), True)]
+)
+def test_nor_does_an_x86_without_vnni(monkeypatch, machine, flags, unsigned):
+    monkeypatch.setattr("quantize.insert.cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert takes_unsigned(load_target("host"), "auto") is unsigned
+    assert takes_unsigned(load_target("raspberry-pi-5"), "auto") is True
 
 
 class Outside(nn.Module):
@@ -157,3 +167,21 @@ def test_nafnet_is_refused_with_the_reason():
     nafnet = build("nafnet", {"width": 4, "enc_blk_nums": [1], "middle_blk_num": 1, "dec_blk_nums": [1]})
     with pytest.raises(StageFailed, match="computed outside of any module"):
         prepare(fold_batchnorm(nafnet))
+
+
+class Doubled(nn.Module):
+    """Its correction is doubled before it is added, and shares the scale of what it was doubled from."""
+
+    size_multiple = 2
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up, self.add = nn.Conv2d(3, 3, 2, stride=2), nn.Upsample(scale_factor=2, mode="bilinear"), Add()
+
+    def forward(self, lq):
+        return self.add(self.up(self.down(lq)), lq)
+
+
+def test_only_what_nothing_else_reads_or_interpolates_gets_grey_levels():
+    assert [n for n, q in quantizers(prepare(fold_batchnorm(student()))).items() if q.corrects_picture] == ["head"]
+    assert not any(q.corrects_picture for q in quantizers(prepare(Doubled())).values())

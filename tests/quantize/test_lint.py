@@ -170,7 +170,7 @@ def test_an_operator_that_is_not_int8_is_missed_in_the_count(tmp_path, op, name)
     want = int8_operators(ready)
     with pytest.raises(StageFailed, match="TensorRT would not run it as int8"):
         lint(tmp_path / "model.onnx", 17, len(graph.quantized_convs()), partial=True, operators=want)
-    found = list(_count_faults(QdqGraph(tmp_path / "model.onnx"), want))
+    found = list(_count_faults(QdqGraph(tmp_path / "model.onnx"), want, True))
     assert any(re.fullmatch(rf"\d+ int8 {op} where {want[op]} are expected", fault) for fault in found)
 
 

@@ -14,6 +14,7 @@ from pipeline.shared import drop
 from tests.train.test_teacher_cache import Counting, files, net, opened, settings, trained
 from tests.train.toys import ToySource
 from train.config import LossWeights
+from train.teacher_files import file_of
 
 RESPONSE = {"loss_weights": LossWeights(response=1.0, feature=0)}
 
@@ -47,6 +48,19 @@ def test_a_larger_set_of_answers_than_the_limit_is_not_read(tmp_path):
     small = opened(tmp_path, source=ToySource(side=400), config=settings(cache_gb=5e-3), wanted=(True, ()))
     assert small.folder != wide.folder
     assert files(wide.folder), "it is held"
+
+
+def test_answers_that_are_too_many_for_one_stay_for_the_others(tmp_path):
+    source = ToySource(side=400)
+    kept = opened(tmp_path, source=source, config=settings(cache_gb=1.0))
+    before = files(kept.folder)
+    (kept.folder / "0000001.safetensors").unlink()
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"cache_gb is 0\.005"):
+            opened(tmp_path, source=source, config=settings(cache_gb=5e-3))
+        assert files(kept.folder) == {name: digest for name, digest in before.items() if not name.startswith("0000001")}
+    opened(tmp_path, source=source, config=settings(cache_gb=1.0))
+    assert files(kept.folder) == before
 
 
 def test_other_code_means_other_answers(tmp_path, monkeypatch):
@@ -92,3 +106,14 @@ def test_all_answers_together_stay_within_the_limit(tmp_path):
     assert first.exists() and second.exists()
     third = opened(tmp_path, net(4), source, settings(cache_gb=6.5e-3), wanted=(True, ())).folder
     assert (first.exists(), second.exists(), third.exists()) == (False, True, True)
+
+
+def test_a_filling_that_goes_on_makes_room_too(tmp_path):
+    source, config = ToySource(side=400), settings(cache_gb=4e-3)  # 2.9 MB each
+    first = opened(tmp_path, net(2), source, config, wanted=(True, ())).folder
+    second = opened(tmp_path, net(3), source, settings(), wanted=(True, ())).folder
+    file_of(second, 2).unlink()
+    gc.collect()
+    assert first.exists()
+    opened(tmp_path, net(3), source, config, wanted=(True, ()))
+    assert (first.exists(), len(files(second))) == (False, 3)

@@ -20,6 +20,9 @@ T = TypeVar("T")
 RETRY_WAITS = (1.0, 2.0, 4.0)
 """Seconds before each new try at a lost connection."""
 
+ANSWER_S = 60.0
+"""Seconds that a script on the board gets, where no more is said."""
+
 FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 
 
@@ -49,7 +52,9 @@ class Board(Transport):
         limit = 60 + (file.size - offset) / 20e3
         return self.sh(scripts.WRITE, folder, parent, file.name, str(offset), source=source, offset=offset, timeout=limit)
 
-    def sh(self, script: str, *args: str, source: Path | None = None, offset: int = 0, timeout: float = 60.0, until: bytes = b"") -> Done:
+    def sh(
+        self, script: str, *args: str, source: Path | None = None, offset: int = 0, timeout: float = ANSWER_S, until: bytes = b""
+    ) -> Done:
         """Run a script of ``scripts`` on the board with positional parameters; the rest as ``process.run``.
 
         Raises:
@@ -70,7 +75,7 @@ class Board(Transport):
         if reason:
             raise StageFailed(self.name, f"the board cannot store more ({reason})", "free some space there, or name another folder")
 
-    def checked(self, script: str, *args: str) -> str:
+    def checked(self, script: str, *args: str, timeout: float = ANSWER_S) -> str:
         """The output of a script that must succeed.
 
         Raises:
@@ -78,7 +83,7 @@ class Board(Transport):
             StageFailed: it failed; with the board's own words.
 
         """
-        done = self.sh(script, *args)
+        done = self.sh(script, *args, timeout=timeout)
         if done.code:
             words = done.err.splitlines()[-1] if done.err else f"status {done.code}"
             raise StageFailed(self.name, f"a command failed on the board: {words}", "check that the folder exists and may be written to")

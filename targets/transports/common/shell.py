@@ -10,10 +10,13 @@ from contextlib import suppress
 from pipeline.errors import StageFailed, ToolchainMissing
 from targets.transports.common import scripts
 from targets.transports.common.base import DroppedError, Fetched, Identity, Job
-from targets.transports.common.board import Board
+from targets.transports.common.board import ANSWER_S, Board, T
 from targets.transports.common.choice import fitted
 from targets.transports.common.line import Line
 from targets.transports.common.remote import Folder, RemoteJob
+
+LOOK_S = 10.0
+"""Seconds in which a board that is only looked at says what it is."""
 
 
 class ShellTransport(Board):
@@ -39,17 +42,17 @@ class ShellTransport(Board):
         return f"{identity.get('tmp', '/tmp')}/deblur-bench.line"
 
     def look(self) -> Identity:
-        """What the board says it is: see ``Transport.look``."""
+        """What the board says it is: see ``Transport.look``. One try: who lists boards does not wait for one that hangs."""
         try:
-            self._reach()
-            return self.steady(self.identity)
+            self._reached(self._open)
+            return self._reached(lambda: self.identity(LOOK_S))
         finally:
             self._close()
 
     def bench(self, job: Job, salvage: Callable[[Mapping[str, bytes]], None]) -> Fetched:
         """Carry out a job: see ``Transport.bench``."""
         try:
-            self._reach()
+            self._reached(self._open)
             identity = self.steady(self.identity)
             job.check(identity)
             job = fitted(self.name, job, identity, self.say)
@@ -58,9 +61,10 @@ class ShellTransport(Board):
         finally:
             self._close()
 
-    def _reach(self) -> None:
+    def _reached(self, step: Callable[[], T]) -> T:
+        """A step that is tried once."""
         try:
-            self._open()
+            return step()
         except DroppedError as e:
             raise ToolchainMissing(self.name, f"cannot be reached ({e})", "check that the board is on and the address is right") from e
 
@@ -95,15 +99,15 @@ class ShellTransport(Board):
         except (ToolchainMissing, StageFailed) as e:
             self.say(f"could not clean {folder.path} on {self.name} ({e.what}); the next bench of this bundle takes it up")
 
-    def identity(self) -> Identity:
-        """What the board says it is; "lacks" names python3 or numpy where it has not got them.
+    def identity(self, limit_s: float = ANSWER_S) -> Identity:
+        """What the board says it is, within so many seconds; "lacks" names python3 or numpy where it has not got them.
 
         Raises:
             DroppedError: the connection is lost.
             ToolchainMissing: it lacks a tool that a benchmark needs.
 
         """
-        lines = self.checked(scripts.IDENTITY, "" if self.brings_python else self.python).splitlines()
+        lines = self.checked(scripts.IDENTITY, "" if self.brings_python else self.python, timeout=limit_s).splitlines()
         known = {key: value.strip() for key, found, value in (line.partition("=") for line in lines) if found}
         known["l4t"] = _l4t(known.pop("l4t", ""))
         missing = known.pop("missing", "")

@@ -68,8 +68,9 @@ def test_a_connected_device_is_found_and_says_what_it_is(device: Device, monkeyp
     assert f"adb:{device.serial}" in around()
     assert open_transport(f"adb:{device.serial}", print).look()["model"] == "Toy Phone"
     assert list(device.tmp.iterdir()) == []
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", "1")
-    assert around() == ["local"], "where no server runs none is started"
+    with monkeypatch.context() as changed:  # the device is disconnected from its own server
+        changed.setenv("ANDROID_ADB_SERVER_PORT", "1")
+        assert around() == ["local"], "where no server runs none is started"
 
 
 def test_hostile_names_arrive_as_they_are(device: Device, tmp_path: Path):

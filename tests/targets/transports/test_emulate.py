@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import pipeline.doctor
 from targets.emulate.emulator import Emulator
 from tests.boards.run_example import BOARD, make_run
 from tests.pipeline.conftest import cli
@@ -33,6 +34,17 @@ def test_an_emulated_result_verifies_and_never_counts(tmp_path: Path, cli: Calla
     assert "(emulated, no speed)" in said
     assert (code, "which emulates the CPU" in err) == (4, True)
     assert not (run / "report.1.json").exists()
+
+
+def test_doctor_takes_an_emulated_board_as_bench_does(cli: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch):
+    missing = Emulator("cortex-a76").missing()
+    if missing:
+        pytest.skip(f"needs emulation: {missing}")
+    for looked_for in ("_packages", "_backends"):
+        monkeypatch.setattr(pipeline.doctor, looked_for, lambda *_: [])
+    code, out, err = cli("doctor", "--target", "raspberry-pi-5", "--on", "emulate:cortex-a76")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "raspberry-pi-5 needs devices emulate:cortex-a76: nothing is missing"
 
 
 def test_an_unknown_cpu_is_said(tmp_path: Path, cli: Callable[..., tuple[int, str, str]]):

@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import machine
 from pipeline.errors import ToolchainMissing
+from pipeline.ingest.identity import unlike
+from pipeline.target import load_target
+from targets.transports import local, open_transport
 from targets.transports.common.base import Job
 from tests.boards.bundle_example import small_bundle
 from tests.targets.transports.conftest import Bench, make_job, when
@@ -40,6 +44,13 @@ def test_a_job_waits_for_a_benchmark_started_by_hand(tmp: Path, job: Job):
     hand.communicate()
     assert bench.told.count("waiting in line: a benchmark that was started by hand uses the board") == 1
     assert [p.name for p in tmp.glob("deblur*")] == ["deblur-bench.lock"]
+
+
+def test_on_arm_this_machine_is_the_host(monkeypatch: pytest.MonkeyPatch):
+    """There /proc/cpuinfo gives a part number by core and the board's name; both sides must take the same."""
+    for module in (machine, local):
+        monkeypatch.setattr(module, "cpu_model", lambda: "Raspberry Pi 5 Model B Rev 1.0")
+    assert unlike(load_target("host"), open_transport("local", print).look()) == ""
 
 
 def test_the_wait_ends_and_nothing_is_left(tmp: Path, bundle: Path):

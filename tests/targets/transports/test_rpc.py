@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.devices import reachable
 from pipeline.errors import PipelineError, StageFailed, ToolchainMissing, UsageError
 from pipeline.store import hash_file
+from pipeline.target import load_target
 from targets.transports import open_transport
 from targets.transports import rpc as rpc_module
 from targets.transports.common.base import Identity, Job
@@ -158,6 +160,9 @@ def test_no_tracker(tvm_bundle: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_board_of_the_farm_is_known_without_a_session(farm: str):
     assert open_transport(f"rpc://{farm}/xavier", print).look() == {"tracker_key": "xavier"}
+    [xavier] = [d for d in reachable([load_target("host")], [f"rpc://{farm}/xavier"]) if d.where != "local"]
+    assert (xavier.error, xavier.targets, xavier.judged) == (None, (), False)
+    assert "none of the targets" not in xavier.told(), "that is not known"
     with pytest.raises(ToolchainMissing, match="no board 'nano' has announced itself; there are: xavier"):
         open_transport(f"rpc://{farm}/nano", print).look()
     with pytest.raises(ToolchainMissing, match="no tracker answers there"):
