@@ -132,9 +132,9 @@ def _fused(activation: Call, seen: Trace) -> bool:
 
 
 def _make_quantizers(seen: Trace, tensors: set[int], unsigned: bool) -> dict[int, ActivationQuantizer]:
-    leaders = _leaders(seen, tensors)
+    leaders, pictures = _leaders(seen, tensors), _images(seen)
     signed = {leaders[n] for n in tensors if n not in seen.non_negative or not unsigned}
-    computed = {leaders[n] for n in tensors if n not in _images(seen)}
+    computed = {leaders[n] for n in tensors if n not in pictures}
     made: dict[int, ActivationQuantizer] = {}
     for number in sorted(tensors, key=lambda n: (leaders[n] != n, n)):
         call = seen.producer.get(number)
