@@ -196,7 +196,7 @@ def _garbage(store: Store, held: _Held) -> Iterator[Item]:
             yield Item("work", path, size_of(path))
     for path in sorted(store.shared.glob("*/*/")):
         if shared.last_used(path) < held.used:
-            yield Item("shared", path, shared.size_of(path))
+            yield Item("shared", path, size_of(path))
     for path in sorted((store.root / "objects").glob("*/*")):
         if path.name not in held.objects and path.lstat().st_ctime < held.since:
             yield Item("object", path, size_of(path))

@@ -11,12 +11,13 @@ run can have used it (``pipeline.collect``); never while it is held. A ``.use`` 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
 from pathlib import Path
 from typing import IO
+
+from pipeline.store import size_of
 
 
 def hold(folder: Path) -> IO[str]:
@@ -33,16 +34,6 @@ def last_used(folder: Path) -> float:
     """When ``folder`` was last held, in seconds since 1970."""
     use = _use(folder)
     return (use if use.exists() else folder).stat().st_mtime
-
-
-def size_of(folder: Path) -> int:
-    """Bytes of all files of ``folder``, without those that another process removes meanwhile."""
-    size = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                size += (Path(path) / name).stat().st_size
-    return size
 
 
 def drop(folder: Path) -> int:

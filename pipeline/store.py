@@ -47,8 +47,15 @@ def hash_path(path: Path) -> str:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
-    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    """Bytes of a file, or of all files of a folder, without those that another process removes meanwhile."""
+    if path.is_file():
+        return path.stat().st_size
+    size = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += (Path(folder) / name).stat().st_size
+    return size
 
 
 def write_atomic(path: Path, text: str) -> None:

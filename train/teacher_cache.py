@@ -36,7 +36,8 @@ from models.spec import size_multiple
 from pipeline.code import code_digest
 from pipeline.contract import PairSource, Progress
 from pipeline.errors import StageFailed
-from pipeline.shared import hold, size_of
+from pipeline.shared import hold
+from pipeline.store import size_of
 from train.config import Precision, RecoverConfig, TrainConfig
 from train.determinism import deterministic
 from train.features import probe

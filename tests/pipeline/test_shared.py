@@ -15,8 +15,9 @@ from pipeline.contract import StageContext
 from pipeline.plan import make_plan
 from pipeline.ranks import Follower, Leader, Unheard
 from pipeline.shared import drop as drop_shared
-from pipeline.shared import hold, last_used, make_room, size_of
+from pipeline.shared import hold, last_used, make_room
 from pipeline.stagerun import context_of, guarded
+from pipeline.store import size_of
 from pipeline.target import load_target
 
 
